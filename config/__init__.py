@@ -1,0 +1,1 @@
+"""The project around the two apps: settings, URLs and the demo."""
