@@ -11,12 +11,24 @@
 Directories with tests are packages (they have an `__init__.py`), so that `tests.jobs` and `jobs` never mix.
 """
 
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.db import connections
+
+from tests.smtp_server import SMTPServer, running_smtp_server
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +49,45 @@ def vendor() -> str:
 def eventually() -> Callable[..., Any]:
     """Wait for a condition: `eventually(lambda: Job.objects.filter(...).exists(), within=5.0)`."""
     return wait_until
+
+
+@pytest.fixture
+def smtp_server() -> Iterator[SMTPServer]:
+    """A real SMTP server on the loopback: see `SMTPServer` for what it can be told."""
+    with running_smtp_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def executable() -> Callable[[str], str]:
+    """Find a program of this machine, `executable("promtool")`; a test that needs a missing one is skipped by name."""
+
+    def find(name: str) -> str:
+        if path := shutil.which(name):
+            return path
+        reason = f"{name} is not installed"
+        if os.environ.get("JOBS_REQUIRE_ALL"):
+            pytest.fail(f"{reason}, and JOBS_REQUIRE_ALL is set")
+        pytest.skip(reason)
+
+    return find
+
+
+@pytest.fixture
+def browser(executable, monkeypatch):
+    """A page of the system's Chromium, without cookies and cache."""
+    path = executable("chromium")
+    from playwright.sync_api import sync_playwright
+
+    # As long as Playwright runs it keeps an event loop in this thread, and Django would refuse the test's queries.
+    # So it is started for one test at a time.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, headless=True, args=CHROMIUM_FLAGS)
+        page = chromium.new_page()
+        page.set_default_timeout(10_000)
+        yield page
+        chromium.close()
 
 
 def wait_until(condition: Callable[[], Any], within: float = 5.0) -> Any:
