@@ -1,0 +1,182 @@
+"""What people and alarms want to know of the queue: read-only figures that cost the same whatever the backlog.
+
+Every number is counted up to `MAX_COUNTED` and means "at least" there. The SQL names the states as literals: a
+partial index serves a query only when the planner can see its condition in it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connections, models, router
+
+from .models import Job, Queue, Worker
+from .states import State
+
+MAX_COUNTED = 10_000
+MAX_QUEUES = 200
+# Workers write a sign of life at each heartbeat, a third of a lease: three in a row are missing by then.
+STALE_AFTER = timedelta(seconds=60)
+
+# Hops from one queue name to the next through the index instead of reading every entry of it.
+READY_QUEUES = """
+WITH RECURSIVE names(name) AS (
+    SELECT MIN(queue_name) FROM {jobs} WHERE state = 'ready'
+    UNION ALL
+    SELECT (SELECT MIN(queue_name) FROM {jobs} WHERE state = 'ready' AND queue_name > names.name)
+    FROM names WHERE names.name IS NOT NULL
+), named AS (
+    SELECT name FROM names WHERE name IS NOT NULL LIMIT {max_queues}
+)
+"""
+
+READY_COUNTS = (
+    READY_QUEUES
+    + """
+SELECT name, (
+    SELECT COUNT(*) FROM (
+        SELECT 1 FROM {jobs} WHERE state = 'ready' AND queue_name = named.name LIMIT {max_counted}
+    ) AS counted
+)
+FROM named
+"""
+)
+
+# Within a queue the index is ordered by suspicion and priority, then by age: the oldest job is the first of one of
+# these runs, so hop from run to run.
+OLDEST_READY = (
+    READY_QUEUES
+    + """
+, runs(name, suspect, priority) AS (
+    SELECT named.name, choice.suspect, (
+        SELECT MAX(priority) FROM {jobs} AS job
+        WHERE job.state = 'ready' AND job.queue_name = named.name AND job.suspect = choice.suspect
+    )
+    FROM named CROSS JOIN (SELECT FALSE AS suspect UNION ALL SELECT TRUE) AS choice
+    UNION ALL
+    SELECT runs.name, runs.suspect, (
+        SELECT MAX(priority) FROM {jobs} AS job
+        WHERE job.state = 'ready' AND job.queue_name = runs.name AND job.suspect = runs.suspect
+          AND job.priority < runs.priority
+    )
+    FROM runs WHERE runs.priority IS NOT NULL
+)
+SELECT name, (
+    SELECT MIN(ready_at) FROM {jobs} AS job
+    WHERE job.state = 'ready' AND job.queue_name = runs.name AND job.suspect = runs.suspect
+      AND job.priority = runs.priority
+)
+FROM runs WHERE runs.priority IS NOT NULL
+"""
+)
+
+# How many of the first `max_counted` jobs in the state each queue has, and when the first of them is due.
+FIRST_ONES = """
+SELECT queue_name, COUNT(*), MIN(run_after) FROM (
+    SELECT queue_name, run_after FROM {jobs} WHERE state = '{state}' ORDER BY {order} LIMIT {max_counted}
+) AS first_ones
+GROUP BY queue_name ORDER BY queue_name LIMIT {max_queues}
+"""
+
+# The order of the index that holds the state: soonest, by worker, newest death.
+ORDERS = {
+    State.SCHEDULED: "run_after, id",
+    State.RUNNING: "leased_by, id",
+    State.DEAD: "finished_at DESC, id DESC",
+}
+
+
+@dataclass
+class QueueFigures:
+    """One queue at one moment. Counts stop at `MAX_COUNTED`; `oldest` is None when nothing could be claimed."""
+
+    name: str
+    paused: bool = False
+    paused_reason: str = ""
+    scheduled: int = 0
+    ready: int = 0
+    running: int = 0
+    dead: int = 0
+    oldest: timedelta | None = None
+
+    def depths(self) -> Iterator[tuple[State, int]]:
+        for state in (State.SCHEDULED, State.READY, State.RUNNING, State.DEAD):
+            yield state, getattr(self, state.value)
+
+
+def queues(now: datetime) -> list[QueueFigures]:
+    """Return the figures of every queue that has a row or a job that is not over, by name.
+
+    Shape: at most `MAX_QUEUES` queues. Dead jobs are split by queue over the newest `MAX_COUNTED` deaths.
+    `oldest`: how long the oldest job that a worker may take has waited: ready, or due and not yet promoted.
+    """
+    figures: dict[str, QueueFigures] = {}
+
+    def of(name: str) -> QueueFigures:
+        return figures.setdefault(name, QueueFigures(name))
+
+    for queue in Queue.objects.order_by("name")[:MAX_QUEUES]:
+        figures[queue.name] = QueueFigures(queue.name, queue.paused, queue.paused_reason)
+    for name, ready in rows(READY_COUNTS):
+        of(name).ready = ready
+    waiting = [(name, moment(since)) for name, since in rows(OLDEST_READY)]
+    for state, order in ORDERS.items():
+        for name, count, due in rows(FIRST_ONES, state=state.value, order=order):
+            setattr(of(name), state.value, count)
+            if state == State.SCHEDULED and moment(due) <= now:
+                waiting.append((name, moment(due)))
+    for name, since in waiting:
+        if not of(name).paused:
+            of(name).oldest = max(of(name).oldest or timedelta(), now - since)
+    return [figures[name] for name in sorted(figures)][:MAX_QUEUES]
+
+
+@dataclass
+class WorkerFigures:
+    alive: int
+    stale: int
+
+
+def workers(now: datetime) -> WorkerFigures:
+    """Return how many workers gave a sign of life lately, and how many have a row but are silent."""
+    fresh = Worker.objects.filter(last_seen_at__gte=now - STALE_AFTER)
+    silent = Worker.objects.filter(last_seen_at__lt=now - STALE_AFTER)
+    return WorkerFigures(alive=counted(fresh), stale=counted(silent))
+
+
+def expired_leases(now: datetime) -> int:
+    """Return how many running jobs nobody renews: housekeeping should have taken them back."""
+    return counted(Job.objects.running().filter(lease_expires_at__lt=now))
+
+
+def counted(queryset: "models.QuerySet[Any]", limit: int = MAX_COUNTED) -> int:
+    """Return the number of rows, and `limit` when there are more."""
+    return queryset[:limit].count()
+
+
+def rows(sql: str, **parts: str) -> list[tuple[Any, ...]]:
+    with connections[alias()].cursor() as cursor:
+        cursor.execute(filled(sql, **parts))
+        return cursor.fetchall()
+
+
+def moment(value: datetime | str) -> datetime:
+    """Return a cursor's value as the ORM would: SQLite knows datetimes only as text, and without a zone."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value if value.tzinfo else value.replace(tzinfo=connections[alias()].timezone)
+
+
+def filled(sql: str, **parts: str) -> str:
+    connection = connections[alias()]
+    return sql.format(
+        jobs=connection.ops.quote_name(Job._meta.db_table),
+        max_counted=MAX_COUNTED,
+        max_queues=MAX_QUEUES,
+        **parts,
+    )
+
+
+def alias() -> str:
+    return router.db_for_write(Job)
