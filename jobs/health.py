@@ -1,0 +1,114 @@
+"""Is this project fit to enqueue and run jobs? Short answers for probes, longer ones for `manage.py jobs doctor`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import Error, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from . import stats
+from .storage import storage
+
+# More, and due times and ages read on this host are off by as much.
+MAX_CLOCK_DIFFERENCE = timedelta(seconds=2)
+# A queue whose oldest job waits longer than this has too few workers, or none.
+MAX_WAIT = timedelta(minutes=5)
+
+# Databases whose migrations this process has seen applied: nobody unapplies them under a running process, and a
+# probe every few seconds should not load the migration files each time.
+migrated: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what, whether it is well, and what there is to say."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+def problem() -> str:
+    """Return why this process should get no requests, as one sentence, or nothing."""
+    for check in (database, migrations):
+        finding = check()
+        if not finding.ok:
+            return finding.message
+    return ""
+
+
+def findings() -> Iterator[Finding]:
+    """Look at everything; what needs the database is left out when it cannot be reached."""
+    for check in CHECKS:
+        finding = check()
+        yield finding
+        if not finding.ok and check in (database, migrations):
+            return
+
+
+def database() -> Finding:
+    try:
+        with connections[stats.alias()].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Error:
+        return Finding(
+            "database", False, f"The database {stats.alias()!r} cannot be reached: start it, or see its log."
+        )
+    return Finding("database", True, f"The database {stats.alias()!r} answers.")
+
+
+def migrations() -> Finding:
+    alias = stats.alias()
+    if alias not in migrated:
+        executor = MigrationExecutor(connections[alias])
+        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        if missing:
+            message = f"Migrations are not applied ({len(missing)}): run `manage.py migrate`."
+            return Finding("migrations", False, message)
+        migrated.add(alias)
+    return Finding("migrations", True, "All migrations are applied.")
+
+
+def clock() -> Finding:
+    difference = abs(storage().now() - timezone.now())
+    return Finding(
+        "clock",
+        difference <= MAX_CLOCK_DIFFERENCE,
+        f"This host's clock and the database's differ by {difference.total_seconds():.1f} s"
+        + ("." if difference <= MAX_CLOCK_DIFFERENCE else ": let NTP set both."),
+    )
+
+
+def workers() -> Finding:
+    seen = stats.workers(storage().now())
+    if not seen.alive:
+        return Finding("workers", False, "No worker is alive, nothing runs: start `manage.py runworker`.")
+    return Finding("workers", True, f"{seen.alive} workers alive, {seen.stale} silent.")
+
+
+def waiting() -> Finding:
+    slow = [queue for queue in stats.queues(storage().now()) if queue.oldest and queue.oldest > MAX_WAIT]
+    if slow:
+        worst = max(slow, key=lambda queue: queue.oldest or timedelta())
+        minutes = (worst.oldest or timedelta()) // timedelta(minutes=1)
+        message = f"A job in queue {worst.name!r} has been ready for {minutes} minutes: start more workers for it."
+        return Finding("waiting", False, message)
+    return Finding("waiting", True, f"No job has been ready for more than {MAX_WAIT // timedelta(minutes=1)} minutes.")
+
+
+def paused() -> Finding:
+    names = [queue.name for queue in stats.queues(storage().now()) if queue.paused]
+    return Finding("paused", True, f"Paused queues: {', '.join(names)}." if names else "No queue is paused.")
+
+
+def leases() -> Finding:
+    count = stats.expired_leases(storage().now())
+    if count:
+        message = f"{count} running jobs have an expired lease: a worker died, and no other has taken them back yet."
+        return Finding("leases", False, message)
+    return Finding("leases", True, "No lease has expired.")
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (database, migrations, clock, workers, waiting, paused, leases)
