@@ -33,9 +33,12 @@ CHROMIUM_FLAGS = [
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(tmp_path_factory):
-    """Put SQLite's test database into a file: the default, in memory, could not be opened by worker processes."""
+    """Settle what the test process needs of its database; worker processes keep the project's own settings."""
     default = connections["default"]
+    # A thread of the live server must not keep the database from being dropped.
+    default.settings_dict["CONN_MAX_AGE"] = 0
     if default.vendor == "sqlite":
+        # Django's default, in memory, could not be opened by worker processes.
         default.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
 
 
@@ -88,6 +91,8 @@ def browser(executable, monkeypatch):
         page.set_default_timeout(10_000)
         yield page
         chromium.close()
+        # Beside that event loop Django opened other connections than the test case closes.
+        connections.close_all()
 
 
 def wait_until(condition: Callable[[], Any], within: float = 5.0) -> Any:

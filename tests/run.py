@@ -1,0 +1,142 @@
+"""Everything that `make test` checks: linter, types, Django's checks, and every test on SQLite and on PostgreSQL.
+
+`python -m tests.run [PYTEST ARGUMENTS]`; TEST_DATABASE_URL names a PostgreSQL to use instead of one started here.
+All steps run, whatever fails; the last line counts the tests of both databases.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from tests.postgresql import temporary_postgresql
+
+PYTHON = [sys.executable]
+MANAGE = [sys.executable, "manage.py"]
+
+STEPS = {
+    "ruff check": [*PYTHON, "-m", "ruff", "check", "."],
+    "ruff format": [*PYTHON, "-m", "ruff", "format", "--check", "."],
+    "mypy": [*PYTHON, "-m", "mypy"],
+    "check": [*MANAGE, "check", "--fail-level", "WARNING"],
+    "makemigrations": [*MANAGE, "makemigrations", "--check", "--dry-run"],
+}
+
+# A run that takes longer hangs.
+TESTS_MAX_SECONDS = 900
+
+
+class Tests:
+    """One pytest process on one database, its output and its report."""
+
+    def __init__(self, name: str, database_url: str, directory: Path, arguments: list[str]) -> None:
+        self.name = name
+        self.report_path = directory / f"{name}.xml"
+        self.output_path = directory / f"{name}.txt"
+        command = [*PYTHON, "-m", "pytest", f"--junit-xml={self.report_path}", *arguments]
+        # Two runs at once would fight over the cache of the last failures.
+        command += ["-p", "no:cacheprovider"]
+        with open(self.output_path, "wb") as output:
+            self.process = subprocess.Popen(
+                command, env=os.environ | {"DATABASE_URL": database_url}, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def finish(self) -> None:
+        """Copy the output while it grows, until the process has ended."""
+        print(f"\n== pytest on {self.name}", flush=True)
+        deadline = time.monotonic() + TESTS_MAX_SECONDS
+        with open(self.output_path, errors="replace") as output:
+            while self.process.poll() is None:
+                print(output.read(), end="", flush=True)
+                if time.monotonic() > deadline:
+                    print(f"\nstopped after {TESTS_MAX_SECONDS} seconds")
+                    self.stop()
+                time.sleep(0.2)
+            print(output.read(), end="", flush=True)
+
+    def stop(self) -> None:
+        """Interrupt the run, so that its fixtures still stop what they started; kill it if that does not help."""
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def counts(self) -> Counter[str]:
+        """Return how many passed, failed and were skipped; a run that ended without a report is one failure."""
+        counts: Counter[str] = Counter()
+        if self.report_path.exists():
+            for suite in ElementTree.parse(self.report_path).iter("testsuite"):
+                number = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+                counts["failed"] += number["failures"] + number["errors"]
+                counts["skipped"] += number["skipped"]
+                counts["passed"] += number["tests"] - number["failures"] - number["errors"] - number["skipped"]
+        if self.process.returncode and not counts["failed"]:
+            counts["failed"] += 1
+        return counts
+
+
+def passes(name: str, command: list[str]) -> bool:
+    """Run one step and show its output only when it fails."""
+    started = time.monotonic()
+    step = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(f"{name}: {'FAILED' if step.returncode else 'ok'} ({time.monotonic() - started:.1f} s)", flush=True)
+    if step.returncode:
+        print(step.stdout, flush=True)
+    return not step.returncode
+
+
+@contextmanager
+def both_runs(directory: Path, arguments: list[str]) -> Iterator[list[Tests]]:
+    """Start the tests on both databases side by side, and leave nothing behind."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    with nullcontext(given) if given else temporary_postgresql() as postgresql_url:
+        urls = {"SQLite": f"sqlite:///{directory / 'db.sqlite3'}", "PostgreSQL": postgresql_url}
+        runs: list[Tests] = []
+        try:
+            for name, url in urls.items():
+                runs.append(Tests(name, url, directory, arguments))
+            yield runs
+        finally:
+            for run in runs:
+                run.stop()
+
+
+def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="jobs-tests-") as name:
+        directory = Path(name)
+        os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'db.sqlite3'}"
+        failed = [step for step, command in STEPS.items() if not passes(step, command)]
+        with both_runs(directory, arguments) as runs:
+            for run in runs:
+                run.finish()
+        for run in runs:
+            counts += run.counts()
+            if run.process.returncode:
+                failed.append(f"pytest on {run.name}")
+
+    print()
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
