@@ -1,0 +1,27 @@
+"""Fixtures for tests with real worker processes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.worker_tree import WorkerTree
+
+
+@pytest.fixture
+def worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., WorkerTree]]:
+    """Start workers on the test database: `worker("--processes", "2", EMAIL_URL=smtp_server.url).wait_ready()`.
+
+    Arguments go to `runworker`, keywords into its environment. What still runs when the test ends is killed.
+    """
+    # transactional_db: rows that the test writes are committed, and nobody flushes them while workers still run.
+    trees: list[WorkerTree] = []
+
+    def start(*args: str, **environ: str) -> WorkerTree:
+        tree = WorkerTree(args, environ, tmp_path / f"worker-{len(trees)}.log")
+        trees.append(tree)
+        return tree
+
+    yield start
+    for tree in trees:
+        tree.kill_tree()
