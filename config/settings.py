@@ -88,6 +88,9 @@ TASKS = {
 
 # Mail
 
+if DEBUG:
+    # `demomail:///directory`, see config/demo_mail.py.
+    env.EMAIL_SCHEMES = env.EMAIL_SCHEMES | {"demomail": "config.demo_mail.EmailBackend"}
 globals().update(mail_settings(env.email_url("EMAIL_URL", default="smtp://localhost:25"), timeout_seconds=20))
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="webmaster@localhost")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
