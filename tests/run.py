@@ -105,7 +105,8 @@ def both_runs(directory: Path, arguments: list[str]) -> Iterator[list[Tests]]:
         runs: list[Tests] = []
         try:
             for name, url in urls.items():
-                runs.append(Tests(name, url, directory, arguments))
+                once = ["-m", "not any_database"] if runs else []
+                runs.append(Tests(name, url, directory, [*once, *arguments]))
             yield runs
         finally:
             for run in runs:
