@@ -1,6 +1,5 @@
 """Settings of the project, all of them from the environment or `.env`; `.env.example` names every variable."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import django
@@ -37,8 +36,8 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    # The filter goes as soon as both apps have landed.
-    *(name for name in ("jobs", "notifications") if find_spec(name)),
+    "jobs",
+    "notifications",
 ]
 if django.VERSION < (6, 0):
     INSTALLED_APPS.append("django_tasks")
@@ -85,13 +84,20 @@ TASKS = {
         "OPTIONS": {},
     },
 }
+# Whoever shows this bearer token may read /metrics; without one only staff may.
+JOBS_METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+
+NOTIFICATIONS = {
+    "API_TOKENS": env.dict("API_TOKENS", default={}),
+    "SITE_URL": env.str("SITE_URL", default=""),
+}
 
 # Mail
 
 if DEBUG:
     # `demomail:///directory`, see config/demo_mail.py.
     env.EMAIL_SCHEMES = env.EMAIL_SCHEMES | {"demomail": "config.demo_mail.EmailBackend"}
-globals().update(mail_settings(env.email_url("EMAIL_URL", default="smtp://localhost:25"), timeout_seconds=20))
+globals().update(mail_settings(env.email_url("EMAIL_URL", default="smtp://localhost:25"), timeout_seconds=10))
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="webmaster@localhost")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
 

@@ -9,6 +9,8 @@ import django
 import pytest
 from django.conf import settings
 
+pytestmark = pytest.mark.any_database
+
 PRODUCTION = {
     "ENV_FILE": os.devnull,
     "SECRET_KEY": "z9$Kq2!mT7vW4xY8bN3cR6fH1jL5pS0dG-aE_uI.oZ~wQ^eX*rC",
@@ -137,7 +139,7 @@ def test_mail_goes_where_email_url_says_and_never_waits_for_ever(setting):
         "username": "ada",
         "password": "s@cret",
         "use_tls": True,
-        "timeout": 20,
+        "timeout": 10,
     }
 
 

@@ -5,6 +5,8 @@ import threading
 
 import pytest
 
+pytestmark = pytest.mark.any_database
+
 CONTENT = "Subject: Hello\r\n\r\nWorld\r\n"
 
 
