@@ -1,0 +1,197 @@
+"""Django's Tasks API on top of the queue: enqueue, results, and Django's four-value status."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from inspect import iscoroutinefunction
+from types import FunctionType
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS
+
+from . import enqueue, registry
+from .compat import (
+    BaseTaskBackend,
+    TaskError,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    task_enqueued,
+)
+from .conf import Options
+from .decorator import JobTask
+from .states import State
+
+STATUS = {
+    State.SCHEDULED: TaskResultStatus.READY,
+    State.READY: TaskResultStatus.READY,
+    State.RUNNING: TaskResultStatus.RUNNING,
+    State.SUCCEEDED: TaskResultStatus.SUCCESSFUL,
+    State.DEAD: TaskResultStatus.FAILED,
+    State.CANCELLED: TaskResultStatus.FAILED,
+}
+LARGEST_ID = 2**63 - 1
+
+# One row of the SELECT behind a result; the attempt's columns repeat the row for each attempt.
+COLUMNS = ["id", "task_path", "backend", "queue_name", "priority", "args", "kwargs", "state", "enqueued_at", "run_after", "started_at", "finished_at", "last_attempted_at", "worker_ids", "leased_by", "return_value", "attempt_set__exception_class", "attempt_set__traceback"]
+
+
+class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
+    task_class = JobTask
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    def __init__(self, alias: str, params: dict[str, Any]) -> None:
+        super().__init__(alias, params)
+        self.jobs_options = Options.parse(self.options)
+
+    def validate_task(self, task: Any) -> None:
+        super().validate_task(task)
+        if getattr(task, "transactional", False):
+            self.validate_transactional(task)
+
+    def validate_transactional(self, task: Any) -> None:
+        from .storage import storage
+
+        if iscoroutinefunction(task.func):
+            raise ImproperlyConfigured(f"task {task.module_path}: a coroutine cannot be transactional in Django")
+        if (alias := storage().alias) != DEFAULT_DB_ALIAS:
+            raise ImproperlyConfigured(
+                f"task {task.module_path}: transactional works only where jobs live in the default database; "
+                f"they are routed to {alias!r}, so the task's writes and its success could not commit together"
+            )
+
+    def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        self.validate_task(task)
+        return self.added(task, [(tuple(args), kwargs)])[0]
+
+    def enqueue_many(self, task: Any, payloads: Iterable[Mapping[str, Any]]) -> list[Any]:
+        self.validate_task(task)
+        return self.added(task, [((), kwargs) for kwargs in payloads])
+
+    def added(self, task: Any, calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> list[Any]:
+        jobs = [enqueue.new_job(task, args, kwargs, self.jobs_options) for args, kwargs in calls]
+        results = []
+        for row, job in zip(enqueue.add(jobs) if jobs else [], jobs, strict=True):
+            result = result_of(
+                task,
+                id=row.id,
+                state=row.state,
+                enqueued_at=row.enqueued_at,
+                args=json.loads(job.args),
+                kwargs=json.loads(job.kwargs),
+            )
+            task_enqueued.send_robust(type(self), task_result=result)
+            results.append(result)
+        return results
+
+    def get_result(self, result_id: str) -> Any:
+        """Return the result of a job, from one SELECT. Its task need not exist any more."""
+        text = str(result_id)
+        return result_of_id(int(text) if text.isdecimal() and text.isascii() and len(text) < 20 else 0)
+
+    def check(self, **kwargs: Any) -> list[Any]:
+        from . import checks
+
+        return checks.backend_problems(self)
+
+
+def result_of_id(job_id: int) -> Any:
+    """Raises: TaskResultDoesNotExist."""
+    from .storage import storage
+
+    rows = []
+    if 0 < job_id <= LARGEST_ID:
+        rows = list(storage().jobs.filter(pk=job_id).order_by("attempt_set__pk").values(*COLUMNS))
+    if not rows:
+        raise TaskResultDoesNotExist(str(job_id))
+    return result_from(rows)
+
+
+def result_from(rows: list[dict[str, Any]]) -> Any:
+    row = rows[0]
+    errors = [
+        TaskError(exception_class_path=found["attempt_set__exception_class"], traceback=found["attempt_set__traceback"])
+        for found in rows
+        if found["attempt_set__exception_class"]
+    ]
+    running = [row["leased_by"]] if row["state"] == State.RUNNING else []
+    return result_of(
+        task_of(row["task_path"], row["backend"], row["queue_name"], row["priority"], row["run_after"]),
+        id=row["id"],
+        state=row["state"],
+        enqueued_at=row["enqueued_at"],
+        args=row["args"],
+        kwargs=row["kwargs"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        last_attempted_at=row["last_attempted_at"],
+        worker_ids=[*row["worker_ids"], *running],
+        errors=errors,
+        return_value=row["return_value"],
+    )
+
+
+def result_of(
+    task: Any,
+    *,
+    id: int,
+    state: str,
+    enqueued_at: datetime,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    started_at: datetime | None = None,
+    finished_at: datetime | None = None,
+    last_attempted_at: datetime | None = None,
+    worker_ids: list[str] | None = None,
+    errors: list[Any] | None = None,
+    return_value: Any = None,
+) -> Any:
+    result = TaskResult(
+        task=task,
+        id=str(id),
+        status=STATUS[State(state)],
+        enqueued_at=enqueued_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        last_attempted_at=last_attempted_at,
+        args=args,
+        kwargs=kwargs,
+        backend=task.backend,
+        errors=errors or [],
+        worker_ids=worker_ids or [],
+    )
+    object.__setattr__(result, "_return_value", return_value)
+    return result
+
+
+def task_of(path: str, backend: str, queue_name: str, priority: int, run_after: datetime | None) -> Any:
+    """Return the task a row was enqueued with, unvalidated: its queue or its code may be gone by now."""
+    known = registry.find(path)
+    task = object.__new__(type(known) if known is not None else JobTask)
+    source = known if known is not None else bare_task(path)
+    for name in source.__dataclass_fields__:
+        object.__setattr__(task, name, getattr(source, name))
+    changes = {"backend": backend, "queue_name": queue_name, "priority": priority, "run_after": run_after}
+    for name, value in changes.items():
+        object.__setattr__(task, name, value)
+    return task
+
+
+def bare_task(path: str) -> Any:
+    """Return a task of this path without code behind it."""
+    module, _, name = path.rpartition(".")
+
+    def gone(*args: Any, **kwargs: Any) -> None:
+        raise ImproperlyConfigured(f"the task {path} does not exist in this code any more")
+
+    function = FunctionType(gone.__code__, {"ImproperlyConfigured": ImproperlyConfigured}, name, None, gone.__closure__)
+    function.__module__, function.__qualname__ = module, name
+    task = object.__new__(JobTask)
+    for field in JobTask.__dataclass_fields__.values():
+        object.__setattr__(task, field.name, field.default)
+    object.__setattr__(task, "func", function)
+    return task

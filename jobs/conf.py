@@ -1,0 +1,157 @@
+"""The options of `TASKS[alias]["OPTIONS"]`: names, units, defaults, and what is wrong with the ones given."""
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+from .retries import exponential
+
+
+def default_retention() -> dict[str, timedelta]:
+    return {"succeeded": timedelta(days=7), "cancelled": timedelta(days=7), "dead": timedelta(days=90)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Every option with its default. A length of time may be given as a timedelta or as a number of seconds."""
+
+    lease: timedelta = timedelta(seconds=60)
+    heartbeat: timedelta | None = None
+    grace: timedelta = timedelta(seconds=25)
+    timeout_grace: timedelta = timedelta(seconds=5)
+    poll_interval: timedelta = timedelta(seconds=1)
+    max_attempts: int = 5
+    max_crashes: int = 3
+    backoff: Callable[..., float] = exponential()
+    max_payload: int = 64 * 1024
+    unknown_task_ttl: timedelta = timedelta(hours=24)
+    idempotency_ttl: timedelta | None = None
+    retention: Mapping[str, timedelta] = field(default_factory=default_retention)
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> "Options":
+        """Raises: ImproperlyConfigured with every problem found."""
+        if problems := list(problems_of(given)):
+            raise ImproperlyConfigured(" ".join(problems))
+        return cls(**{name: READERS[name](value) for name, value in given.items()})
+
+    @property
+    def heartbeat_interval(self) -> timedelta:
+        return self.heartbeat or self.lease / 3
+
+
+BACKEND = "jobs.backend.JobsBackend"
+
+
+@functools.cache
+def options(alias: str | None = None) -> Options:
+    """Return the options of a backend; of the first one that is this queue's when no alias is given."""
+    tasks = getattr(settings, "TASKS", {})
+    if alias is None:
+        own = [name for name, params in tasks.items() if params.get("BACKEND") == BACKEND]
+        alias = own[0] if own else "default"
+    return Options.parse(tasks.get(alias, {}).get("OPTIONS", {}))
+
+
+@receiver(setting_changed)
+def forget_options(*, setting: str, **kwargs: Any) -> None:
+    if setting == "TASKS":
+        options.cache_clear()
+
+
+def problems_of(given: Any) -> list[str]:
+    """Return one sentence for each option that is unknown or has a wrong value."""
+    if not isinstance(given, Mapping):
+        return [f"OPTIONS must be a dict, not {given!r}."]
+    problems = []
+    for name, value in given.items():
+        if name not in READERS:
+            problems.append(f"OPTIONS has no {name!r}.{nearest(name, READERS)}")
+            continue
+        try:
+            READERS[name](value)
+        except (TypeError, ValueError) as error:
+            problems.append(f"OPTIONS[{name!r}] {error}.")
+    if not problems:
+        problems.extend(contradictions(given))
+    return problems
+
+
+def contradictions(given: Mapping[str, Any]) -> list[str]:
+    lease = length(given.get("lease", 60))
+    if given.get("heartbeat") is not None and length(given["heartbeat"]) > lease / 2:
+        return ["OPTIONS['heartbeat'] must be at most half of 'lease': one missed beat would lose the lease."]
+    return []
+
+
+def nearest(name: object, names: Mapping[str, Any]) -> str:
+    found = difflib.get_close_matches(str(name), names, n=1)
+    return f" Did you mean {found[0]!r}?" if found else f" There are: {', '.join(sorted(names))}."
+
+
+def length(value: Any) -> timedelta:
+    if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
+        raise TypeError(f"takes seconds or a timedelta, not {value!r}")
+    try:
+        found = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    except (OverflowError, ValueError):
+        raise ValueError(f"is no length of time: {value!r}") from None
+    if found <= timedelta(0):
+        raise ValueError(f"must be longer than 0, not {value!r}")
+    return found
+
+
+def length_or_none(value: Any) -> timedelta | None:
+    return None if value is None else length(value)
+
+
+def length_or_zero(value: Any) -> timedelta:
+    return timedelta(0) if value in (0, timedelta(0)) and not isinstance(value, bool) else length(value)
+
+
+def count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"takes a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"must be at least 1, not {value!r}")
+    return value
+
+
+def policy(value: Any) -> Callable[..., float]:
+    if not callable(value):
+        raise TypeError(f"takes a callable (attempt, exception) -> seconds, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def retention(value: Any) -> dict[str, timedelta]:
+    known = default_retention()
+    if not isinstance(value, Mapping):
+        raise TypeError(f"takes a dict of {', '.join(sorted(known))}, not {value!r}")
+    if unknown := [name for name in value if name not in known]:
+        raise ValueError(f"has no {unknown[0]!r}.{nearest(unknown[0], known)}")
+    return known | {name: length(given) for name, given in value.items()}
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "lease": length,
+    "heartbeat": length_or_none,
+    "grace": length_or_zero,
+    "timeout_grace": length_or_zero,
+    "poll_interval": length,
+    "max_attempts": count,
+    "max_crashes": count,
+    "backoff": policy,
+    "max_payload": count,
+    "unknown_task_ttl": length,
+    "idempotency_ttl": length_or_none,
+    "retention": retention,
+}
+assert set(READERS) == {f.name for f in fields(Options)}

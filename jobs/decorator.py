@@ -1,0 +1,148 @@
+"""`@task`: Django's task with our options. The walk enqueue - claim - run - settle begins here."""
+
+import difflib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import Any, Self
+
+from django.core.exceptions import ImproperlyConfigured
+
+from . import conf, payload
+from .compat import Task, task_backends
+
+# Options that a later version brings. They are refused, never ignored.
+NOT_BUILT = frozenset(
+    {"dedupe_key", "on_duplicate", "concurrency_key", "max_concurrent", "group_key", "expires_after", "validate"}
+    | {"upgrades", "schedule"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTask(Task):  # type: ignore[misc]
+    """Django's `Task` with the options of this queue; None means the backend's default."""
+
+    max_attempts: int | None = None  # runs that may raise, from 1
+    max_crashes: int | None = None  # lost workers before the job is dead, from 1
+    backoff: Callable[..., float] | None = None  # (attempt, exception) -> seconds
+    timeout: float | timedelta | None = None  # seconds for one attempt
+    permanent_errors: tuple[type[BaseException], ...] = ()  # exceptions that no retry can help
+    transactional: bool = False  # the task's writes and its success commit together
+    idempotency_key: str | Callable[..., str] | None = None  # format string over the payload, or callable
+    on_uncertain: str = "retry"  # with idempotency_key, when nobody knows whether the effect happened
+    schema_version: int = 1  # of the payload's shape
+    delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        Task.__post_init__(self)  # by name: super() does not work in a slots subclass
+
+    def __reduce__(self) -> Any:
+        return restored, (self.module_path, changes_to(self))
+
+    def using(self, *, run_after: Any = None, **options: Any) -> Self:
+        """Return a copy with other options: Django's four, and for one call `idempotency_key`, `max_attempts` and
+        `timeout`. `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock.
+
+        Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one.
+        """
+        refuse_unknown(options, PER_CALL, f"{self.name}.using()")
+        changes = {name: value for name, value in options.items() if value is not None}
+        if isinstance(run_after, timedelta):
+            changes |= {"delay": run_after, "run_after": None}
+        elif run_after is not None:
+            changes |= {"delay": None, "run_after": run_after}
+        return replace(self, **changes)
+
+    @property
+    def timeout_length(self) -> timedelta | None:
+        return conf.length_or_none(self.timeout)
+
+
+DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
+OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay"}
+PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "max_attempts", "timeout"}
+
+
+def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a module-level function a task. Takes Django's options and ours; see `JobTask`.
+
+    Raises: ImproperlyConfigured for a value that cannot work or an option that is not built yet; TypeError for an
+    unknown one.
+    """
+    if "run_after" in options:
+        raise TypeError("run_after cannot be fixed in @task; use .using(run_after=...) when enqueuing")
+    refuse_unknown(options, DJANGO_OPTIONS | OWN_OPTIONS, "@task")
+
+    def decorated(function: Callable[..., Any]) -> Any:
+        backend = task_backends[options.get("backend", "default")]
+        try:
+            return backend.task_class(func=function, **options)
+        except TypeError as error:
+            if not OWN_OPTIONS & options.keys() or issubclass(backend.task_class, JobTask):
+                raise
+            raise ImproperlyConfigured(
+                f"{type(backend).__name__} does not take {', '.join(sorted(OWN_OPTIONS & options.keys()))}; "
+                "use jobs.backend.JobsBackend, or in tests jobs.testing.ImmediateBackend or DummyBackend"
+            ) from error
+
+    return decorated if function is None else decorated(function)
+
+
+def refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:
+    for name in options:
+        if name in NOT_BUILT:
+            raise ImproperlyConfigured(f"{where}: the option {name!r} is not built yet; it would have no effect")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+            raise TypeError(f"{where} has no option {name!r}; {hint}")
+
+
+def check_options(task: JobTask) -> None:
+    """Refuse values that cannot work where the developer wrote them, not in the worker at night."""
+    readers = {"max_attempts": conf.count, "max_crashes": conf.count, "schema_version": conf.count}
+    readers |= {"backoff": conf.policy, "timeout": conf.length, "delay": conf.length_or_zero}
+    for name, reader in readers.items():
+        if (value := getattr(task, name)) is not None:
+            try:
+                reader(value)
+            except (TypeError, ValueError) as error:
+                raise wrong(task, name, str(error)) from None
+    if task.on_uncertain not in ("retry", "dead"):
+        raise wrong(task, "on_uncertain", f"must be 'retry' or 'dead', not {task.on_uncertain!r}")
+    if not isinstance(task.permanent_errors, tuple) or not all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in task.permanent_errors
+    ):
+        raise wrong(task, "permanent_errors", f"takes a tuple of exception classes, not {task.permanent_errors!r}")
+    check_key(task, "idempotency_key", task.idempotency_key)
+
+
+def check_key(task: JobTask, name: str, template: Any) -> None:
+    if template is None or callable(template):
+        return
+    try:
+        wanted = payload.fields_of(template)
+    except (TypeError, ValueError) as error:
+        raise wrong(task, name, f"is no format string: {error}") from None
+    parameters = payload.signature(task.func, task.takes_context).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    if unknown := sorted(wanted - {parameter.name for parameter in parameters}):
+        if not takes_any:
+            raise wrong(task, name, f"names {unknown[0]!r}, which is no argument of the task")
+
+
+def wrong(task: JobTask, name: str, why: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"task {task.module_path}: {name} {why}")
+
+
+def changes_to(task: JobTask) -> dict[str, Any]:
+    """Return what `using` changed since the module's own task was made: that alone travels when it is pickled."""
+    original = pkgutil.resolve_name(task.module_path)
+    names = [f.name for f in fields(task) if f.name != "func"]
+    return {name: getattr(task, name) for name in names if getattr(task, name) != getattr(original, name)}
+
+
+def restored(path: str, changes: dict[str, Any]) -> Any:
+    return replace(pkgutil.resolve_name(path), **changes)

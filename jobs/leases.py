@@ -1,0 +1,99 @@
+"""A lease as a worker holds it: everything it needs to run the job and to write its outcome, in one value."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+# The columns of a claimed row, in the order in which every storage returns them.
+CLAIMED = (
+    "id",
+    "lease_token",
+    "leased_by",
+    "task_path",
+    "backend",
+    "queue_name",
+    "priority",
+    "args",
+    "kwargs",
+    "schema_version",
+    "attempts",
+    "max_attempts",
+    "forgiven_attempts",
+    "crashes",
+    "max_crashes",
+    "timeout",
+    "suspect",
+    "idempotency_key",
+    "enqueued_at",
+    "run_after",
+    "ready_at",
+    "started_at",
+    "last_attempted_at",
+    "held_since",
+    "worker_ids",
+    "cancel_requested",
+)
+
+
+class Lease(NamedTuple):
+    """The right of one worker to run one job, as claimed.
+
+    Shape: `args`, `kwargs` and `worker_ids` are JSON text: whoever runs the job decodes them.
+    Clock: `claimed_at` is the database's; `claimed_monotonic` is this host's at the same moment or a little before.
+    """
+
+    id: int
+    token: int
+    worker_id: str
+    task_path: str
+    backend: str
+    queue_name: str
+    priority: int
+    args: str
+    kwargs: str
+    schema_version: int
+    attempts: int
+    max_attempts: int
+    forgiven_attempts: int
+    crashes: int
+    max_crashes: int
+    timeout: timedelta | None
+    suspect: bool
+    idempotency_key: str
+    enqueued_at: datetime
+    run_after: datetime | None
+    ready_at: datetime
+    started_at: datetime | None
+    last_started_at: datetime | None
+    held_since: datetime | None
+    worker_ids: str
+    cancel_requested: bool
+    claimed_at: datetime
+    claimed_monotonic: float
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that this lease is for, from 1."""
+        return self.attempts + 1
+
+    @property
+    def is_last_attempt(self) -> bool:
+        return self.attempt - self.forgiven_attempts >= self.max_attempts
+
+    @property
+    def never_counted(self) -> bool:
+        """No earlier run of this job counted, so this one, if it runs, is its first."""
+        return self.worker_ids == "[]"
+
+    def database_time(self, monotonic: float) -> datetime:
+        """Return the database's time at a moment of this host's monotonic clock: no wall clock is asked."""
+        return self.claimed_at + timedelta(seconds=max(0.0, monotonic - self.claimed_monotonic))
+
+    def log_fields(self) -> dict[str, object]:
+        return {
+            "job_id": self.id,
+            "task": self.task_path,
+            "queue": self.queue_name,
+            "attempt": self.attempt,
+            "lease_token": self.token,
+            "worker_id": self.worker_id,
+        }

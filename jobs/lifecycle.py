@@ -1,0 +1,269 @@
+"""What may happen to a job besides its own run: it is taken back, replayed, deleted, cancelled, pruned."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+from django.db import IntegrityError
+
+from . import conf, registry, signals
+from .compat import task_backends
+from .conf import Options
+from .exceptions import TimedOut
+from .leases import Lease
+from .models import DeadLetter, IdempotencyRecord, Job, Queue
+from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
+from .states import WAITING, Reason, RecordState, State
+from .storage import storage
+from .verdicts import judge, settlement
+from .wake import wake
+
+BATCH = 200
+
+
+@dataclass
+class Report:
+    """What an operation on many rows did: the ids it changed, and the ids it skipped with the reason."""
+
+    done: list[int] = field(default_factory=list)
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Skipped(Exception):
+    """This row is left as it is; the text says why."""
+
+
+# Taken back from a worker that is gone
+
+
+def reap(limit: int = BATCH) -> list[Settlement]:
+    """Take expired leases back. Nobody knows what ran, so only a job that ran alone is charged."""
+    store = storage()
+    with store.atomic():
+        return settled(store.expired(limit), lambda lease: Lost(charged=lease.suspect))
+
+
+def take_back_lost(worker_id: str, started: Mapping[int, int]) -> list[Settlement]:
+    """Take the leases of a process back that died by itself.
+
+    Shape: `started` maps job ids to the lease tokens that were running. One: it is charged. Several: each is a
+    suspect. What never started is released.
+    """
+    charged = len(started) == 1
+
+    def outcome(lease: Lease) -> Outcome:
+        return Lost(charged) if started.get(lease.id) == lease.token else Released()
+
+    return take_back(worker_id, outcome)
+
+
+def take_back_stopped(worker_id: str, started: Mapping[int, int], why: str) -> list[Settlement]:
+    """Take the leases of a process back that its own supervisor stopped: nobody is charged."""
+
+    def outcome(lease: Lease) -> Outcome:
+        return Interrupted(why) if started.get(lease.id) == lease.token else Released()
+
+    return take_back(worker_id, outcome)
+
+
+def take_back_stuck(worker_id: str, started: Mapping[int, int], stuck: set[int], options: Options) -> list[Settlement]:
+    """Take the leases of a process back that was killed because jobs ignored their timeout: those alone pay."""
+
+    def outcome(lease: Lease) -> Outcome:
+        if started.get(lease.id) != lease.token:
+            return Released()
+        if lease.id not in stuck:
+            return Interrupted("a neighbour ignored its timeout and the process was replaced")
+        error = TimedOut("ran longer than its timeout, ignored the interruption, and its process was killed")
+        return judge(lease, registry.find(lease.task_path), options, error)
+
+    return take_back(worker_id, outcome)
+
+
+def take_back(worker_id: str, outcome: Callable[[Lease], Outcome]) -> list[Settlement]:
+    """Settle what a dead process held. Rows whose locks its dying connection still holds are left for a next call."""
+    done: list[Settlement] = []
+    store = storage()
+    while True:
+        with store.atomic():
+            batch = settled(store.held_by(worker_id, BATCH), outcome)
+        done.extend(batch)
+        if len(batch) < BATCH:
+            break
+    for queue_name in {s.lease.queue_name for s in done if s.state == State.READY}:
+        wake(queue_name)
+    return done
+
+
+def settled(leases: list[Lease], outcome: Callable[[Lease], Outcome]) -> list[Settlement]:
+    settlements = [settlement(lease, outcome(lease), lease.last_started_at, lease.claimed_at) for lease in leases]
+    accepted = storage().settle(settlements, by_holder=False)
+    return [s for s in settlements if s.lease.id in accepted]
+
+
+# Asked for by a person
+
+
+def replay(letters: Iterable[DeadLetter], *, by: str, happened: bool | None = None) -> Report:
+    """Make dead jobs ready again: same id, history and idempotency key kept.
+
+    `happened` answers for uncertain deaths: True "the effect happened" (the record is done, the job succeeds without
+    running), False "it did not" (the record goes, the job runs). Without an answer such letters are skipped.
+    Transaction: one for each letter.
+    """
+    return for_each(letters, lambda letter: replay_one(letter, by, happened))
+
+
+def replay_one(letter: DeadLetter, by: str, happened: bool | None) -> None:
+    uncertain = letter.reason == Reason.UNCERTAIN
+    if uncertain and happened is None:
+        raise Skipped("it is uncertain whether the effect happened; say which: it happened, or it did not")
+    if not uncertain and happened is not None:
+        raise Skipped("it is not uncertain; replay it without an answer")
+    store = storage()
+    with store.atomic():
+        job = lock_dead_job(letter)
+        moment = store.now()
+        if uncertain:
+            answer(letter, bool(happened))
+        changes: dict[str, Any] = {"cancel_requested": False, "forgiven_attempts": job.attempts, "crashes": 0}
+        if happened:
+            changes |= {"state": State.SUCCEEDED, "finished_at": moment}
+        else:
+            changes |= {"state": State.READY, "ready_at": moment, "finished_at": None}
+            changes |= {"dedupe_lock": job.dedupe_key or None}
+        changed = 0
+        try:
+            with store.atomic():
+                changed = store.jobs.dead().filter(pk=job.pk).update(**changes)
+        except IntegrityError:
+            holder = store.jobs.filter(dedupe_lock=job.dedupe_key).values_list("pk", flat=True).first()
+            raise Skipped(f"its dedupe key {job.dedupe_key!r} is held by job {holder}") from None
+        if not changed:
+            raise Skipped("its job is no longer dead")
+        store.rows(DeadLetter).filter(pk=letter.pk).update(replayed_at=moment, replayed_by=by[:255])
+        if not happened:
+            wake(job.queue_name)
+    sender = type(task_backends[job.backend]) if job.backend in task_backends.settings else None
+    signals.job_replayed.send_robust(sender, job_id=job.pk, task_path=job.task_path, queue_name=job.queue_name, by=by)
+
+
+def lock_dead_job(letter: DeadLetter) -> Job:
+    """Lock the job of a letter and check that it is dead of this letter. Raises: Skipped."""
+    store = storage()
+    job: Job | None = store.jobs.select_for_update().filter(pk=letter.job_id).first()
+    latest = store.rows(DeadLetter).filter(job=letter.job_id).order_by("-pk").first()
+    if job is None or latest is None:
+        raise Skipped("its job no longer exists")
+    if latest.pk != letter.pk:
+        raise Skipped(f"only the latest dead letter of a job can be replayed: {latest.pk}")
+    if job.state != State.DEAD or latest.replayed_at:
+        raise Skipped(f"its job is no longer dead but {job.get_state_display()}")
+    return job
+
+
+def answer(letter: DeadLetter, happened: bool) -> None:
+    """Write a person's answer into the record in doubt. Raises: Skipped when the record already knows better."""
+    store = storage()
+    record = store.rows(IdempotencyRecord).select_for_update().filter(key=letter.record_key).first()
+    if record is None:
+        return
+    if record.state == RecordState.DONE:
+        if not happened:
+            raise Skipped("its idempotency record says the effect happened")
+        return
+    if happened:
+        store.rows(IdempotencyRecord).filter(pk=record.pk).update(state=RecordState.DONE, owner="", locked_until=None)
+    else:
+        store.rows(IdempotencyRecord).filter(pk=record.pk).delete()
+
+
+def delete(letters: Iterable[DeadLetter], *, by: str) -> Report:
+    """Delete dead letters for good, each with its dead job and attempts; never an idempotency record.
+
+    A letter that was replayed goes alone: its job lives on. Transaction: one for each letter.
+    """
+    return for_each(letters, delete_one)
+
+
+def delete_one(letter: DeadLetter) -> None:
+    store = storage()
+    with store.atomic():
+        try:
+            job = lock_dead_job(letter)
+        except Skipped:
+            if not store.rows(DeadLetter).filter(pk=letter.pk, replayed_at__isnull=False).delete()[0]:
+                raise
+            return
+        store.delete_jobs([job.pk])
+
+
+def cancel(job_ids: Iterable[int]) -> Report:
+    """End waiting jobs at once; ask running ones to stop, which they do when their task agrees."""
+    store = storage()
+    report = Report()
+    for job_id in job_ids:
+        job = store.jobs.filter(pk=job_id)
+        with store.atomic():
+            ended = job.filter(state__in=WAITING).update(
+                state=State.CANCELLED, finished_at=store.now(), dedupe_lock=None
+            )
+            if ended or job.running().update(cancel_requested=True):
+                report.done.append(job_id)
+                continue
+        found = job.values_list("state", flat=True).first()
+        report.skipped.append((job_id, f"it has ended already: {found}" if found else "there is no such job"))
+    return report
+
+
+def pause(queue_name: str, *, reason: str = "") -> None:
+    """Stop claims from a queue; running jobs go on."""
+    store = storage()
+    changes = {"paused": True, "paused_reason": reason[:255], "paused_at": store.now()}
+    store.rows(Queue).update_or_create(name=queue_name, defaults=changes)
+
+
+def resume(queue_name: str) -> None:
+    """Let workers claim from a queue again."""
+    storage().rows(Queue).filter(name=queue_name).update(paused=False, paused_reason="", paused_at=None)
+    wake(queue_name)
+
+
+def prune(*, older_than: timedelta | None = None, batch: int = 5000) -> dict[str, int]:
+    """Delete what is past its retention, all of it, in bounded transactions.
+
+    `older_than` replaces the retention of succeeded and cancelled jobs, not that of dead ones.
+    """
+    store = storage()
+    keep = dict(conf.options().retention)
+    if older_than is not None:
+        keep |= {"succeeded": older_than, "cancelled": older_than}
+    jobs, place = 0, 0
+    while place is not None:
+        deleted, place = store.prune_jobs(place, batch, keep)  # type: ignore[assignment]
+        jobs += deleted
+    records = 0
+    while deleted := store.prune_records(batch):
+        records += deleted
+    return {"jobs": jobs, "idempotency_records": records}
+
+
+def for_each(letters: Iterable[DeadLetter], act: Callable[[DeadLetter], None]) -> Report:
+    report = Report()
+    for letter in in_chunks(letters):
+        try:
+            act(letter)
+        except Skipped as skipped:
+            report.skipped.append((letter.pk, str(skipped)))
+        else:
+            report.done.append(letter.pk)
+    return report
+
+
+def in_chunks(letters: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
+    """Walk rows without holding a cursor open across the transactions of each."""
+    source = iter(letters)
+    while chunk := list(islice(source, BATCH)):
+        yield from chunk

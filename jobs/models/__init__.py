@@ -1,0 +1,10 @@
+"""The rows: what a job, its attempts, its deaths, its queue and its effects look like in the database."""
+
+from .attempt import Attempt
+from .deadletter import DeadLetter, ErrorGroup
+from .idempotency import IdempotencyRecord
+from .job import Job
+from .queue import Queue
+from .worker import Worker
+
+__all__ = ["Attempt", "DeadLetter", "ErrorGroup", "IdempotencyRecord", "Job", "Queue", "Worker"]

@@ -1,0 +1,158 @@
+"""How an attempt ended, as a value: the runner returns one, `lifecycle` turns it into columns, storage writes them."""
+
+import traceback
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from .leases import Lease
+from .states import Reason, State
+
+KEPT_TRACEBACK = 8 * 1024
+KEPT_MESSAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What is kept of an exception. Units: at most 2,000 characters of message, 16 KiB of traceback."""
+
+    exception_class: str = ""
+    message: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "ErrorReport":
+        kind = type(error)
+        return cls(
+            exception_class=storable(f"{kind.__module__}.{kind.__qualname__}")[:255],
+            message=storable(said_by(error))[:KEPT_MESSAGE],
+            traceback=shortened(storable(traceback_of(error))),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    value: str | None = None  # JSON text
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt raised or timed out. Exactly one of `retry_in` (seconds) and `reason` (of death) is set."""
+
+    error: ErrorReport
+    retry_in: float | None = None
+    reason: Reason | None = None
+    record_key: str = ""
+    exception: BaseException | None = None  # for the signals of this process; never stored
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    error: ErrorReport
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back without having been run; `held` when this worker cannot run it at all yet."""
+
+    seconds: float = 0
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The queue itself stopped the run: a shutdown, or the killing of a stuck neighbour. Nobody is charged."""
+
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker died. `charged` when this job was the only one it can have died of."""
+
+    charged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """Dead without having been run: nothing that this or a later worker does can help it."""
+
+    reason: Reason
+    error: ErrorReport
+
+
+Outcome = Succeeded | Failed | Snoozed | Cancelled | Released | Interrupted | Lost | Buried
+
+
+class AttemptNote(NamedTuple):
+    """The `Attempt` row that a settlement leaves."""
+
+    outcome: str
+    error: ErrorReport
+    started_at: datetime | None
+    finished_at: datetime
+
+
+class Death(NamedTuple):
+    """The `DeadLetter` row that a settlement leaves."""
+
+    reason: Reason
+    error: ErrorReport
+    fingerprint: str
+    record_key: str
+
+
+class Settlement(NamedTuple):
+    """What a job's row becomes when its lease ends.
+
+    Units: `delay` in seconds from the database's now; None leaves `run_after` alone.
+    Shape: `return_value` and `worker_ids` are JSON text.
+    """
+
+    lease: Lease
+    state: State
+    attempts: int
+    crashes: int
+    suspect: bool
+    worker_ids: str
+    delay: float | None = None
+    held: bool = False
+    return_value: str | None = None
+    started_at: datetime | None = None
+    last_attempted_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: AttemptNote | None = None
+    death: Death | None = None
+
+
+def said_by(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:
+        return f"<its text cannot be had: {type(broken).__name__} in __str__>"
+
+
+def traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException as broken:
+        return f"<its traceback cannot be had: {type(broken).__name__}>"
+
+
+def storable(text: str) -> str:
+    """Return the text without what PostgreSQL's text type cannot hold: NUL, and halves of surrogate pairs."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def shortened(text: str) -> str:
+    raw = text.encode()
+    if len(raw) <= 2 * KEPT_TRACEBACK:
+        return text
+    head = raw[:KEPT_TRACEBACK].decode(errors="ignore")
+    tail = raw[-KEPT_TRACEBACK:].decode(errors="ignore")
+    return f"{head}\n... {len(raw) - 2 * KEPT_TRACEBACK} bytes left out ...\n{tail}"

@@ -1,0 +1,143 @@
+"""What may travel with a job: the arguments are checked before any SQL, and every refusal names the argument."""
+
+import functools
+import inspect
+import json
+import math
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .exceptions import InvalidPayload
+
+MAX_DEPTH = 64
+MAX_KEY = 255
+
+Encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encoded(task_name: str, args: Sequence[Any], kwargs: Mapping[str, Any], max_payload: int) -> tuple[str, str]:
+    """Return `args` and `kwargs` as JSON text.
+
+    Units: `max_payload` in bytes of UTF-8, both together.
+    Raises: InvalidPayload naming the task and the argument.
+    """
+    for position, value in enumerate(args):
+        check(value, task_name, f"args[{position}]")
+    for name, value in kwargs.items():
+        check(value, task_name, name)
+    texts = encode(list(args), task_name), encode(dict(kwargs), task_name)
+    size = sum(len(text.encode()) for text in texts)
+    if size > max_payload:
+        raise InvalidPayload(
+            f"{task_name}: the payload takes {size} bytes, more than max_payload={max_payload}; "
+            f"the largest argument is {largest(args, kwargs, task_name)!r}. Pass a reference and let the task read it."
+        )
+    return texts
+
+
+def encoded_value(value: Any, task_name: str, max_payload: int) -> str | None:
+    """Return a return value as JSON text; None for None. Raises: InvalidPayload."""
+    if value is None:
+        return None
+    check(value, task_name, "return value")
+    text = encode(value, task_name)
+    if len(text.encode()) > max_payload:
+        raise InvalidPayload(f"{task_name}: the return value takes more than max_payload={max_payload} bytes")
+    return text
+
+
+def bound(function: Callable[..., Any], takes_context: bool, args: Any, kwargs: Any) -> inspect.BoundArguments:
+    """Bind a payload to the task's signature, defaults applied. Raises: InvalidPayload naming the argument."""
+    try:
+        arguments = signature(function, takes_context).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InvalidPayload(f"{function.__name__}: {error}") from None
+    arguments.apply_defaults()
+    return arguments
+
+
+@functools.cache
+def signature(function: Callable[..., Any], takes_context: bool) -> inspect.Signature:
+    found = inspect.signature(function)
+    if not takes_context:
+        return found
+    return found.replace(parameters=list(found.parameters.values())[1:])
+
+
+def key_for(option: str, template: str | Callable[..., str], task_name: str, arguments: dict[str, Any]) -> str:
+    """Return the key that a format string or a callable makes of a payload.
+
+    Raises: InvalidPayload when it cannot be made, is empty, or is longer than 255 characters.
+    """
+    try:
+        key = template(**arguments) if callable(template) else template.format(**arguments)
+    except Exception as error:
+        raise InvalidPayload(f"{task_name}: {option} cannot be made of this payload: {error!r}") from error
+    if not isinstance(key, str) or not key:
+        raise InvalidPayload(f"{task_name}: {option} must be text that is not empty, not {key!r}")
+    if len(key) > MAX_KEY:
+        raise InvalidPayload(f"{task_name}: {option} is longer than {MAX_KEY} characters: {key[:40]!r}...")
+    check(key, task_name, option)
+    return key
+
+
+def fields_of(template: str) -> set[str]:
+    """Return the argument names that a key's format string uses. Raises: ValueError when it is no format string."""
+    names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+    return {name.split(".")[0].split("[")[0] for name in names}
+
+
+def check(value: Any, task_name: str, path: str, depth: int = 0) -> None:
+    """Refuse what JSON, or PostgreSQL's jsonb, cannot hold. `normalize_json` of Django lets it through."""
+    kind = type(value)
+    if value is None or kind is bool or kind is int:
+        return
+    if isinstance(value, str):
+        check_text(value, task_name, path)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidPayload(f"{task_name}: {path} is {value!r}, which JSON cannot hold")
+    elif isinstance(value, dict):
+        check_depth(depth, task_name, path)
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise InvalidPayload(f"{task_name}: {path} has the key {name!r}; keys must be text in JSON")
+            check_text(name, task_name, f"{path}[{name!r}]")
+            check(item, task_name, f"{path}[{name!r}]", depth + 1)
+    elif isinstance(value, list | tuple):
+        check_depth(depth, task_name, path)
+        for position, item in enumerate(value):
+            check(item, task_name, f"{path}[{position}]", depth + 1)
+    elif not isinstance(value, int):
+        raise InvalidPayload(
+            f"{task_name}: {path} is a {kind.__module__}.{kind.__qualname__}, which JSON cannot hold; "
+            "pass an id, a number or text"
+        )
+
+
+def check_text(value: str, task_name: str, path: str) -> None:
+    if "\x00" in value:
+        raise InvalidPayload(f"{task_name}: {path} contains a NUL character, which PostgreSQL cannot hold")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidPayload(f"{task_name}: {path} contains half a surrogate pair, which is no valid text") from None
+
+
+def check_depth(depth: int, task_name: str, path: str) -> None:
+    if depth >= MAX_DEPTH:
+        raise InvalidPayload(f"{task_name}: {path[:80]} is nested deeper than {MAX_DEPTH} levels")
+
+
+def encode(value: Any, task_name: str) -> str:
+    try:
+        return Encoder.encode(value)
+    except ValueError as error:  # an integer of more digits than Python prints
+        raise InvalidPayload(f"{task_name}: the payload cannot be written as JSON: {error}") from error
+
+
+def largest(args: Sequence[Any], kwargs: Mapping[str, Any], task_name: str) -> str:
+    sizes = {f"args[{position}]": len(encode(value, task_name)) for position, value in enumerate(args)}
+    sizes |= {name: len(encode(value, task_name)) for name, value in kwargs.items()}
+    return max(sizes, key=lambda name: sizes[name])

@@ -1,0 +1,27 @@
+"""How rows are written and locked without two workers colliding: one contract, one file per database."""
+
+import functools
+
+from django.db import connections, router
+
+from ..models import Job
+from .base import Inserted, NewJob, ReadyQueue, Renewal, Storage
+from .postgresql import PostgresStorage
+from .sqlite import SQLiteStorage
+
+__all__ = ["Inserted", "NewJob", "ReadyQueue", "Renewal", "Storage", "storage"]
+
+STORAGES: dict[str, type[Storage]] = {"postgresql": PostgresStorage, "sqlite": SQLiteStorage}
+
+
+def storage(alias: str | None = None) -> Storage:
+    """Return the storage of the database that jobs are written to.
+
+    Threads: shared; it uses the calling thread's Django connection.
+    """
+    return storage_for(alias or router.db_for_write(Job))
+
+
+@functools.cache
+def storage_for(alias: str) -> Storage:
+    return STORAGES.get(connections[alias].vendor, Storage)(alias)

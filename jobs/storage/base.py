@@ -1,0 +1,399 @@
+"""The contract between the queue and a database, in portable ORM. A vendor file overrides what it does better.
+
+Every method uses the calling thread's connection and opens a transaction of its own, unless it says otherwise.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import connections, transaction
+from django.db.models import F, JSONField, Model, QuerySet, TextField, Value
+from django.db.models.functions import Cast, Coalesce
+
+from ..leases import CLAIMED, Lease
+from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
+from ..outcomes import Settlement
+from ..states import ENDED, RecordState, State
+
+JSON_COLUMNS = ("args", "kwargs", "worker_ids")
+
+# Loose index scan: one index probe per queue name, whatever the backlog. Plain SQL that PostgreSQL, SQLite and
+# MySQL 8 share; the states are literals because SQLite matches a partial index by the text of its condition.
+READY_QUEUES = """
+WITH RECURSIVE names(name) AS (
+    SELECT min(queue_name) FROM jobs_job WHERE state = 'ready'
+    UNION ALL
+    SELECT (SELECT min(queue_name) FROM jobs_job WHERE state = 'ready' AND queue_name > names.name)
+    FROM names WHERE names.name IS NOT NULL
+)
+SELECT names.name,
+       EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND queue_name = names.name AND suspect = FALSE),
+       EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND queue_name = names.name AND suspect = TRUE),
+       COALESCE(jobs_queue.paused, FALSE),
+       jobs_queue.id IS NULL
+FROM names LEFT JOIN jobs_queue ON jobs_queue.name = names.name
+WHERE names.name IS NOT NULL
+"""
+
+
+class NewJob(NamedTuple):
+    """A job to insert. Shape: `args` and `kwargs` are JSON text. `delay` counts from the database's now."""
+
+    task_path: str
+    backend: str
+    queue_name: str
+    priority: int
+    args: str
+    kwargs: str
+    schema_version: int
+    max_attempts: int
+    max_crashes: int
+    timeout: timedelta | None = None
+    idempotency_key: str = ""
+    run_after: datetime | None = None
+    delay: timedelta | None = None
+
+
+class Inserted(NamedTuple):
+    id: int
+    state: str
+    enqueued_at: datetime
+    run_after: datetime | None
+
+
+class Renewal(NamedTuple):
+    """A row that the database says is leased to the worker. Not `renewed`: somebody holds its lock; ask again."""
+
+    id: int
+    token: int
+    renewed: bool
+    cancel_requested: bool
+
+
+class ReadyQueue(NamedTuple):
+    """A queue that has ready jobs: plain ones, suspects, or both."""
+
+    name: str
+    has_plain: bool
+    has_suspects: bool
+    paused: bool
+    unlisted: bool
+
+
+class Storage:
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    @property
+    def connection(self) -> Any:
+        return connections[self.alias]
+
+    def atomic(self) -> AbstractContextManager[Any]:
+        return transaction.atomic(using=self.alias)
+
+    def rows(self, model: type[Model]) -> QuerySet[Any]:
+        return model._default_manager.using(self.alias)
+
+    @property
+    def jobs(self) -> Any:
+        return self.rows(Job)
+
+    def now(self) -> datetime:
+        """Return the database's time."""
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT CURRENT_TIMESTAMP")
+            return cursor.fetchone()[0]  # type: ignore[no-any-return]
+
+    # Enqueue
+
+    def insert(self, rows: Sequence[NewJob]) -> list[Inserted]:
+        """Add waiting jobs and return what became of each, in order. Transaction: joins the caller's."""
+        moment = self.now()
+        jobs = [self.job_from(row, moment) for row in rows]
+        if len(jobs) == 1:
+            jobs[0].save(force_insert=True, using=self.alias)
+        else:
+            self.jobs.bulk_create(jobs, batch_size=1000)
+        return [Inserted(job.pk, job.state, job.enqueued_at, job.run_after) for job in jobs]
+
+    def job_from(self, row: NewJob, moment: datetime) -> Job:
+        run_after = moment + row.delay if row.delay else row.run_after
+        due = run_after is None or run_after <= moment
+        columns = {name: value for name, value in row._asdict().items() if name not in ("args", "kwargs", "delay")}
+        return Job(
+            **columns
+            | {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs), "run_after": run_after}
+            | {"state": State.READY if due else State.SCHEDULED}
+            | {"enqueued_at": moment, "ready_at": moment if due else None}
+        )
+
+    # Claim
+
+    def claim(
+        self, worker_id: str, queue_name: str, limit: int, lease: timedelta, suspects: bool = False
+    ) -> list[Lease]:
+        """Lease up to `limit` ready jobs of one queue, best first; none of a paused queue."""
+        with self.atomic():
+            if self.rows(Queue).filter(name=queue_name, paused=True).exists():
+                return []
+            ready = self.jobs.ready().in_queue(queue_name).filter(suspect=suspects).best_first()
+            ids = list(ready.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+            if not ids:
+                return []
+            moment = self.now()
+            self.jobs.filter(pk__in=ids).update(
+                state=State.RUNNING,
+                leased_by=worker_id,
+                lease_token=F("lease_token") + 1,
+                lease_expires_at=moment + lease,
+                started_at=Coalesce("started_at", Value(moment)),
+                last_attempted_at=moment,
+            )
+            return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
+
+    def leases(self, jobs: QuerySet[Any], moment: datetime | None = None) -> list[Lease]:
+        """Read rows as leases."""
+        texts = {f"{name}_text": Cast(name, TextField()) for name in JSON_COLUMNS}
+        columns = [f"{name}_text" if name in JSON_COLUMNS else name for name in CLAIMED]
+        monotonic = time.monotonic()
+        moment = moment or self.now()
+        return [Lease(*row, moment, monotonic) for row in jobs.annotate(**texts).values_list(*columns)]
+
+    def ready_queues(self) -> list[ReadyQueue]:
+        """Name the queues that have ready jobs, in one statement that reads an index entry per queue."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(READY_QUEUES)
+            return [ReadyQueue(row[0], *(bool(value) for value in row[1:])) for row in cursor.fetchall()]
+
+    # Hold
+
+    def renew(self, worker_id: str, lease: timedelta) -> list[Renewal]:
+        """Extend every lease of a worker and return the rows that are its own now.
+
+        A row that somebody has locked is returned as not renewed: it is unknown, not gone.
+        """
+        with self.atomic():
+            mine = self.jobs.running().filter(leased_by=worker_id)
+            free = mine.order_by("pk").select_for_update(skip_locked=True).values_list("pk", flat=True)
+            renewed = set(free)
+            self.jobs.filter(pk__in=renewed).update(lease_expires_at=self.now() + lease)
+            rows = mine.values_list("pk", "lease_token", "cancel_requested")
+            return [Renewal(pk, token, pk in renewed, cancel) for pk, token, cancel in rows]
+
+    def is_held(self, job_id: int, lease_token: int) -> bool:
+        """Say whether this lease is still somebody's. Once it is not, it never is again."""
+        return self.jobs.filter(pk=job_id, lease_token=lease_token, lease_expires_at__isnull=False).exists()
+
+    def was_settled(self, job_id: int, lease_token: int) -> bool:
+        """Say whether the outcome of this lease was written, although its writer never heard so."""
+        return self.jobs.filter(pk=job_id, settled_token=lease_token).exists()
+
+    def note_progress(self, worker_id: str, job_id: int, token: int, percent: int | None, message: str) -> bool:
+        """Write what a running task says of itself, fenced."""
+        mine = self.jobs.leased_to(worker_id, job_id, token)
+        return bool(mine.update(progress_percent=percent, progress_message=message))
+
+    # Settle
+
+    def settle(self, settlements: Sequence[Settlement], by_holder: bool = True) -> set[int]:
+        """Write outcomes, each fenced by its lease, and return the ids of the jobs whose lease still held.
+
+        Not `by_holder`: a reaper or supervisor writes for a worker that cannot; no `settled_token` is left, so
+        that the worker, should it live, does not take that write for its own.
+        """
+        if not settlements:
+            return set()
+        with self.atomic():
+            moment = self.now()
+            accepted = {s.lease.id for s in sorted(settlements, key=by_id) if self.settle_one(s, moment, by_holder)}
+            self.leave_notes([s for s in settlements if s.lease.id in accepted], moment)
+        return accepted
+
+    def settle_one(self, s: Settlement, moment: datetime, by_holder: bool) -> bool:
+        changes: dict[str, Any] = {
+            "state": s.state,
+            "attempts": s.attempts,
+            "crashes": s.crashes,
+            "suspect": s.suspect,
+            "worker_ids": json.loads(s.worker_ids),
+            "return_value": None if s.return_value is None else Value(json.loads(s.return_value), JSONField()),
+            "leased_by": "",
+            "lease_expires_at": None,
+            "started_at": s.started_at,
+            "last_attempted_at": s.last_attempted_at or (F("last_attempted_at") if s.started_at else None),
+            "held_since": Coalesce("held_since", Value(moment)) if s.held else None,
+        }
+        if by_holder:
+            changes["settled_token"] = s.lease.token
+        if s.delay is not None:
+            changes["run_after"] = moment + timedelta(seconds=s.delay)
+        if s.state == State.READY:
+            changes["ready_at"] = moment
+        if s.state in ENDED:
+            changes |= {"finished_at": s.finished_at or moment, "dedupe_lock": None}
+        lease = s.lease
+        return bool(self.jobs.leased_to(lease.worker_id, lease.id, lease.token).update(**changes))
+
+    def leave_notes(self, settlements: Sequence[Settlement], moment: datetime) -> None:
+        """Add the attempts and dead letters of accepted settlements. Transaction: joins the caller's."""
+        attempts = [attempt_row(s) for s in settlements if s.attempt]
+        if attempts:
+            self.rows(Attempt).bulk_create(attempts, batch_size=200)
+        if dead := [s for s in settlements if s.death]:
+            groups = self.groups_of(dead, moment)
+            letters = [dead_letter_row(s, groups, moment) for s in dead]
+            self.rows(DeadLetter).bulk_create(letters, batch_size=200)
+
+    def groups_of(self, dead: Sequence[Settlement], moment: datetime) -> dict[str, int]:
+        """Count deaths into their error groups and return group ids by fingerprint."""
+        by_print: dict[str, list[Settlement]] = defaultdict(list)
+        for settlement in dead:
+            by_print[settlement.death.fingerprint].append(settlement)  # type: ignore[union-attr]
+        new = [group_row(fingerprint, found[0], moment) for fingerprint, found in sorted(by_print.items())]
+        self.rows(ErrorGroup).bulk_create(new, ignore_conflicts=True)
+        # In one order everywhere: two workers that bury jobs of the same groups must not wait for each other.
+        for fingerprint in sorted(by_print):
+            self.rows(ErrorGroup).filter(fingerprint=fingerprint).update(
+                count=F("count") + len(by_print[fingerprint]), last_seen=moment
+            )
+        return dict(self.rows(ErrorGroup).filter(fingerprint__in=by_print).values_list("fingerprint", "pk"))
+
+    # Take back. The caller decides the outcome and settles in the same transaction.
+
+    def expired(self, limit: int) -> list[Lease]:
+        """Lock and read leases that have expired. Transaction: joins the caller's."""
+        due = self.jobs.running().filter(lease_expires_at__lt=self.now()).order_by("pk")
+        return self.leases(due.select_for_update(skip_locked=True)[:limit])
+
+    def held_by(self, worker_id: str, limit: int) -> list[Lease]:
+        """Lock and read the leases of one worker. Transaction: joins the caller's."""
+        mine = self.jobs.running().filter(leased_by=worker_id).order_by("pk")
+        return self.leases(mine.select_for_update(skip_locked=True)[:limit])
+
+    # Housekeeping
+
+    def promote(self, limit: int = 1000) -> int:
+        """Make scheduled jobs ready that are due, and return how many."""
+        with self.atomic():
+            moment = self.now()
+            due = self.jobs.scheduled().filter(run_after__lte=moment).order_by("run_after", "pk")
+            ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+            return self.jobs.scheduled().filter(pk__in=ids).update(state=State.READY, ready_at=moment) if ids else 0
+
+    def next_due(self) -> datetime | None:
+        """Return when the next scheduled job is due."""
+        return self.jobs.scheduled().order_by("run_after", "pk").values_list("run_after", flat=True).first()
+
+    def list_queues(self, names: Iterable[str]) -> None:
+        """Add a row for each queue that has none yet, so that people can see and pause it."""
+        self.rows(Queue).bulk_create([Queue(name=name) for name in sorted(names)], ignore_conflicts=True)
+
+    def prune_jobs(self, after_id: int, limit: int, keep: dict[str, timedelta]) -> tuple[int, int | None]:
+        """Delete ended jobs older than their retention among the next `limit` ids.
+
+        The walk follows the primary key, so that kept history needs no index of its own. Returns how many were
+        deleted and the id to go on from; None once the rest is too young for any of it to go.
+        """
+        moment = self.now()
+        window = list(
+            self.jobs.filter(pk__gt=after_id)
+            .order_by("pk")
+            .values_list("pk", "state", "finished_at", "enqueued_at")[:limit]
+        )
+        old = [pk for pk, state, ended, _ in window if state in keep and ended and ended < moment - keep[state]]
+        deleted = self.delete_jobs(old)
+        past_the_old = not window or window[-1][3] > moment - min(keep.values())
+        return deleted, None if past_the_old or len(window) < limit else window[-1][0]
+
+    def delete_jobs(self, ids: Sequence[int]) -> int:
+        """Delete ended jobs with their attempts and dead letters; never an idempotency record."""
+        if not ids:
+            return 0
+        with self.atomic():
+            ended = self.jobs.filter(pk__in=ids, state__in=ENDED).order_by("pk")
+            locked = list(ended.select_for_update(skip_locked=True).values_list("pk", flat=True))
+            self.rows(Attempt).filter(job__in=locked).delete()
+            self.rows(DeadLetter).filter(job__in=locked).delete()
+            self.rows(IdempotencyRecord).filter(job__in=locked).update(job=None)
+            gone = self.jobs.filter(pk__in=locked)
+            gone._raw_delete(self.alias)
+        return len(locked)
+
+    def prune_records(self, limit: int) -> int:
+        """Delete idempotency records that have expired; never one that is still processing."""
+        records = self.rows(IdempotencyRecord)
+        old = records.filter(expires_at__lt=self.now(), state=RecordState.DONE).order_by("expires_at")
+        ids = list(old.values_list("pk", flat=True)[:limit])
+        return records.filter(pk__in=ids, expires_at__lt=self.now(), state=RecordState.DONE).delete()[0] if ids else 0
+
+    # Wake-up
+
+    def notify(self, queue_name: str) -> None:
+        """Tell sleeping workers that a queue has ready jobs, where the database can; polling finds it anyway."""
+
+    def watch(self) -> "Watch":
+        """Return what a worker waits on between polls. Threads: one watch belongs to one thread."""
+        return Watch()
+
+
+class Watch:
+    """Waits for news of ready jobs. This one hears nothing: it only lets the time pass."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds`; return True as soon as there may be work."""
+        time.sleep(seconds)
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def by_id(settlement: Settlement) -> int:
+    return settlement.lease.id
+
+
+def attempt_row(s: Settlement) -> Attempt:
+    note = s.attempt
+    assert note is not None
+    return Attempt(
+        job_id=s.lease.id,
+        number=s.lease.attempt,
+        lease_token=s.lease.token,
+        outcome=note.outcome,
+        worker_id=s.lease.worker_id,
+        started_at=note.started_at,
+        finished_at=note.finished_at,
+        exception_class=note.error.exception_class,
+        message=note.error.message,
+        traceback=note.error.traceback,
+    )
+
+
+def group_row(fingerprint: str, s: Settlement, moment: datetime) -> ErrorGroup:
+    assert s.death is not None
+    return ErrorGroup(
+        fingerprint=fingerprint,
+        task_path=s.lease.task_path,
+        exception_class=s.death.error.exception_class,
+        sample=s.death.error.message,
+        first_seen=moment,
+        last_seen=moment,
+    )
+
+
+def dead_letter_row(s: Settlement, groups: dict[str, int], moment: datetime) -> DeadLetter:
+    assert s.death is not None
+    return DeadLetter(
+        job_id=s.lease.id,
+        group_id=groups[s.death.fingerprint],
+        reason=s.death.reason,
+        exception_class=s.death.error.exception_class,
+        message=s.death.error.message,
+        record_key=s.death.record_key,
+        died_at=moment,
+    )

@@ -1,0 +1,193 @@
+"""PostgreSQL: claims and outcomes in batches, one statement each, timed by the database's own clock."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..leases import CLAIMED, Lease
+from ..outcomes import Settlement
+from ..states import ENDED
+from .base import Inserted, NewJob, Renewal, Storage, Watch, by_id
+
+CHANNEL = "jobs_ready"
+
+INSERT = """
+INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
+    max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
+    attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids, dedupe_key, progress_message)
+SELECT v.task_path, v.backend, v.queue_name, v.priority, v.args::jsonb, v.kwargs::jsonb, v.schema_version,
+    v.max_attempts, v.max_crashes, v.timeout, v.idempotency_key,
+    CASE WHEN v.due > statement_timestamp() THEN 'scheduled' ELSE 'ready' END, statement_timestamp(), v.due,
+    CASE WHEN v.due > statement_timestamp() THEN NULL ELSE statement_timestamp() END,
+    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', ''
+FROM (
+    SELECT u.*, COALESCE(statement_timestamp() + u.delay, u.run_after) AS due
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::smallint[], %s::text[], %s::text[], %s::smallint[],
+        %s::int[], %s::int[], %s::interval[], %s::text[], %s::timestamptz[], %s::interval[])
+    WITH ORDINALITY AS u(task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
+        max_crashes, timeout, idempotency_key, run_after, delay, place)
+    ORDER BY u.place
+) AS v
+RETURNING id, state, enqueued_at, run_after
+"""
+
+# MATERIALIZED keeps the planner from folding the locking SELECT into the UPDATE, where LIMIT would not bound it.
+CLAIM = f"""
+WITH next AS MATERIALIZED (
+    SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s
+        AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = %(queue_name)s AND paused)
+    ORDER BY priority DESC, ready_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs_job AS job SET state = 'running', leased_by = %(worker_id)s, lease_token = job.lease_token + 1,
+    lease_expires_at = statement_timestamp() + %(lease)s,
+    started_at = COALESCE(job.started_at, statement_timestamp()), last_attempted_at = statement_timestamp()
+FROM next WHERE job.id = next.id
+RETURNING {", ".join(f"job.{name}" for name in CLAIMED)}, statement_timestamp()
+"""
+
+# By primary key and lease, never by state: the planner would take the small index of running rows, which the
+# statistics call empty while a drain fills it with dead entries.
+SETTLE = """
+UPDATE jobs_job AS job SET state = v.state, attempts = v.attempts, crashes = v.crashes, suspect = v.suspect,
+    worker_ids = v.worker_ids::jsonb, return_value = v.return_value::jsonb, leased_by = '', lease_expires_at = NULL,
+    settled_token = CASE WHEN %s THEN job.lease_token ELSE job.settled_token END,
+    run_after = COALESCE(statement_timestamp() + v.delay, job.run_after),
+    ready_at = CASE WHEN v.state = 'ready' THEN statement_timestamp() ELSE job.ready_at END,
+    held_since = CASE WHEN v.held THEN COALESCE(job.held_since, statement_timestamp()) END,
+    started_at = v.started_at,
+    last_attempted_at = CASE WHEN v.started_at IS NOT NULL THEN COALESCE(v.last_attempted_at, job.last_attempted_at) END,
+    finished_at = CASE WHEN v.ended THEN COALESCE(v.finished_at, statement_timestamp()) END,
+    dedupe_lock = CASE WHEN v.ended THEN NULL ELSE job.dedupe_lock END
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::int[], %s::bool[], %s::text[],
+    %s::text[], %s::interval[], %s::bool[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::bool[])
+    AS v(id, token, worker_id, state, attempts, crashes, suspect, worker_ids, return_value, delay, held, started_at,
+        last_attempted_at, finished_at, ended)
+WHERE job.id = v.id AND job.lease_token = v.token AND job.leased_by = v.worker_id
+    AND job.lease_expires_at IS NOT NULL
+RETURNING job.id
+"""
+
+RENEW = """
+WITH free AS MATERIALIZED (
+    SELECT id FROM jobs_job WHERE state = 'running' AND leased_by = %(worker_id)s ORDER BY id FOR UPDATE SKIP LOCKED
+), renewed AS (
+    UPDATE jobs_job AS job SET lease_expires_at = statement_timestamp() + %(lease)s
+    FROM free WHERE job.id = free.id AND job.lease_expires_at IS NOT NULL
+    RETURNING job.id
+)
+SELECT job.id, job.lease_token, job.id IN (SELECT id FROM renewed), job.cancel_requested
+FROM jobs_job AS job WHERE job.state = 'running' AND job.leased_by = %(worker_id)s
+"""
+
+
+class PostgresStorage(Storage):
+    def now(self) -> datetime:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT statement_timestamp()")
+            return cursor.fetchone()[0]  # type: ignore[no-any-return]
+
+    def insert(self, rows: Sequence[NewJob]) -> list[Inserted]:
+        if not rows:
+            return []
+        with self.connection.cursor() as cursor:
+            cursor.execute(INSERT, [list(column) for column in zip(*rows, strict=True)])
+            found = [Inserted(*row) for row in cursor.fetchall()]
+        # Ids come from a sequence in the order of the rows; RETURNING itself promises no order.
+        return sorted(found, key=lambda row: row.id)
+
+    def claim(
+        self, worker_id: str, queue_name: str, limit: int, lease: timedelta, suspects: bool = False
+    ) -> list[Lease]:
+        arguments = {
+            "worker_id": worker_id,
+            "queue_name": queue_name,
+            "limit": limit,
+            "lease": lease,
+            "suspects": suspects,
+        }
+        monotonic = time.monotonic()
+        with self.binding_cursor() as cursor:
+            cursor.execute(CLAIM, arguments)
+            leases = [Lease(*row, monotonic) for row in cursor.fetchall()]
+        leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
+        return leases
+
+    def settle(self, settlements: Sequence[Settlement], by_holder: bool = True) -> set[int]:
+        if not settlements:
+            return set()
+        if not any(s.attempt or s.death for s in settlements):
+            return self.settle_rows(settlements, by_holder)
+        with self.atomic():
+            accepted = self.settle_rows(settlements, by_holder)
+            self.leave_notes([s for s in settlements if s.lease.id in accepted], self.now())
+        return accepted
+
+    def settle_rows(self, settlements: Sequence[Settlement], by_holder: bool) -> set[int]:
+        rows = [settle_row(s) for s in sorted(settlements, key=by_id)]
+        with self.binding_cursor() as cursor:
+            cursor.execute(SETTLE, [by_holder, *(list(column) for column in zip(*rows, strict=True))])
+            return {row[0] for row in cursor.fetchall()}
+
+    def renew(self, worker_id: str, lease: timedelta) -> list[Renewal]:
+        with self.binding_cursor() as cursor:
+            cursor.execute(RENEW, {"worker_id": worker_id, "lease": lease})
+            return [Renewal(*row) for row in cursor.fetchall()]
+
+    @contextmanager
+    def binding_cursor(self) -> Iterator[Any]:
+        """Return a cursor that binds arguments on the server: a batch of 500 is not pasted into the SQL."""
+        from psycopg import Cursor
+
+        connection = self.connection
+        connection.ensure_connection()
+        with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
+            yield cursor
+
+    def notify(self, queue_name: str) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, queue_name])
+
+    def watch(self) -> Watch:
+        return Listener(self)
+
+
+class Listener(Watch):
+    """Hears NOTIFY. One that stops arriving (PgBouncer, a lost connection) only adds latency: polling goes on."""
+
+    def __init__(self, storage: PostgresStorage) -> None:
+        self.storage = storage
+        with storage.connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {CHANNEL}")
+
+    def wait(self, seconds: float) -> bool:
+        connection = self.storage.connection
+        with connection.wrap_database_errors:
+            # A batch of notifications is one wake-up: stop at the first.
+            return any(True for _ in connection.connection.notifies(timeout=seconds, stop_after=1))
+
+    def close(self) -> None:
+        self.storage.connection.close()
+
+
+def settle_row(s: Settlement) -> tuple[Any, ...]:
+    lease = s.lease
+    delay = None if s.delay is None else timedelta(seconds=s.delay)
+    return (
+        lease.id,
+        lease.token,
+        lease.worker_id,
+        s.state.value,
+        s.attempts,
+        s.crashes,
+        s.suspect,
+        s.worker_ids,
+        s.return_value,
+        delay,
+        s.held,
+        s.started_at,
+        s.last_attempted_at,
+        s.finished_at,
+        s.state in ENDED,
+    )

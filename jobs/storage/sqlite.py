@@ -1,0 +1,155 @@
+"""SQLite: one writer at a time, so a claim and a batch of outcomes are one short IMMEDIATE transaction each."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from ..leases import CLAIMED, Lease
+from ..outcomes import Settlement
+from ..states import ENDED
+from .base import Storage, Watch, by_id
+
+DATES = frozenset({"enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"})
+BOOLEANS = frozenset({"suspect", "cancel_requested"})
+
+CLAIM = f"""
+UPDATE jobs_job SET state = 'running', leased_by = :worker_id, lease_token = lease_token + 1,
+    lease_expires_at = :expires_at, started_at = COALESCE(started_at, :now), last_attempted_at = :now
+WHERE id IN (
+    SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = :queue_name AND suspect = :suspects
+    ORDER BY priority DESC, ready_at, id LIMIT :limit
+) AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = :queue_name AND paused)
+RETURNING {", ".join(CLAIMED)}
+"""
+
+SETTLE = """
+UPDATE jobs_job SET state = :state, attempts = :attempts, crashes = :crashes, suspect = :suspect,
+    worker_ids = :worker_ids, return_value = :return_value, leased_by = '', lease_expires_at = NULL,
+    settled_token = CASE WHEN :by_holder THEN lease_token ELSE settled_token END,
+    run_after = COALESCE(:run_after, run_after),
+    ready_at = CASE WHEN :state = 'ready' THEN :now ELSE ready_at END,
+    held_since = CASE WHEN :held THEN COALESCE(held_since, :now) END,
+    started_at = :started_at,
+    last_attempted_at = CASE WHEN :started_at IS NOT NULL THEN COALESCE(:last_attempted_at, last_attempted_at) END,
+    finished_at = :finished_at,
+    dedupe_lock = CASE WHEN :finished_at IS NULL THEN dedupe_lock END
+WHERE id = :id AND lease_token = :token AND leased_by = :worker_id AND lease_expires_at IS NOT NULL
+"""
+
+
+class SQLiteStorage(Storage):
+    def now(self) -> datetime:
+        """Return this host's time: SQLite is one host's database and has no clock of its own."""
+        return timezone.now()
+
+    def claim(
+        self, worker_id: str, queue_name: str, limit: int, lease: timedelta, suspects: bool = False
+    ) -> list[Lease]:
+        monotonic, moment = time.monotonic(), self.now()
+        arguments = {
+            "worker_id": worker_id,
+            "queue_name": queue_name,
+            "limit": limit,
+            "suspects": suspects,
+            "now": stored(moment),
+            "expires_at": stored(moment + lease),
+        }
+        with self.atomic():
+            rows = self.execute(CLAIM, arguments).fetchall()
+        leases = [lease_from(row, moment, monotonic) for row in rows]
+        # RETURNING has no order of its own.
+        leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
+        return leases
+
+    def settle(self, settlements: Sequence[Settlement], by_holder: bool = True) -> set[int]:
+        if not settlements:
+            return set()
+        with self.atomic():
+            moment = self.now()
+            accepted = set()
+            for s in sorted(settlements, key=by_id):
+                if self.execute(SETTLE, settle_arguments(s, moment, by_holder)).rowcount:
+                    accepted.add(s.lease.id)
+            self.leave_notes([s for s in settlements if s.lease.id in accepted], moment)
+        return accepted
+
+    def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
+        """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""
+        connection = self.connection
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            return connection.connection.execute(sql, arguments)
+
+    def watch(self) -> Watch:
+        return DataVersion(self)
+
+
+class DataVersion(Watch):
+    """Sees that another connection has written the file: SQLite's `data_version` changes at each commit."""
+
+    interval_seconds = 0.01
+
+    def __init__(self, storage: SQLiteStorage) -> None:
+        self.storage = storage
+        self.seen = self.version()
+
+    def version(self) -> int:
+        return self.storage.execute("PRAGMA data_version", {}).fetchone()[0]  # type: ignore[no-any-return]
+
+    def wait(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(self.interval_seconds, left))
+            if (version := self.version()) != self.seen:
+                self.seen = version
+                return True
+        return False
+
+    def close(self) -> None:
+        self.storage.connection.close()
+
+
+def stored(moment: datetime | None) -> str | None:
+    """Write a moment as Django's SQLite backend does: naive UTC text, which sorts as the time does."""
+    return None if moment is None else str(moment.astimezone(UTC).replace(tzinfo=None))
+
+
+def loaded(moment: datetime | None) -> datetime | None:
+    """Read a moment as Django's converter for the column leaves it: naive, in UTC."""
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
+def lease_from(row: Sequence[Any], moment: datetime, monotonic: float) -> Lease:
+    return Lease(*(READ[name](value) for name, value in zip(CLAIMED, row, strict=True)), moment, monotonic)
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+READ = {name: loaded if name in DATES else bool if name in BOOLEANS else same for name in CLAIMED}
+READ["timeout"] = lambda value: None if value is None else timedelta(microseconds=value)
+
+
+def settle_arguments(s: Settlement, moment: datetime, by_holder: bool) -> dict[str, Any]:
+    return {
+        "id": s.lease.id,
+        "token": s.lease.token,
+        "worker_id": s.lease.worker_id,
+        "state": s.state.value,
+        "attempts": s.attempts,
+        "crashes": s.crashes,
+        "suspect": s.suspect,
+        "worker_ids": s.worker_ids,
+        "return_value": s.return_value,
+        "by_holder": by_holder,
+        "run_after": None if s.delay is None else stored(moment + timedelta(seconds=s.delay)),
+        "held": s.held,
+        "now": stored(moment),
+        "started_at": stored(s.started_at),
+        "last_attempted_at": stored(s.last_attempted_at),
+        "finished_at": stored(s.finished_at or moment) if s.state in ENDED else None,
+    }

@@ -1,0 +1,66 @@
+"""For tests of projects that use jobs: drain in-process, assert what was enqueued, backends that take our options."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from .compat import DummyBackend as DjangoDummyBackend
+from .compat import ImmediateBackend as DjangoImmediateBackend
+from .conf import options as options_of
+from .decorator import JobTask
+from .lifecycle import reap
+from .models import Job
+from .states import WAITING
+from .storage import storage
+from .worker.inprocess import drain
+
+__all__ = ["DummyBackend", "ImmediateBackend", "assert_enqueued", "run_jobs"]
+
+LONG = timedelta(days=36500)
+
+
+def run_jobs(*, queues: Iterable[str] | None = None, max_jobs: int | None = None, advance: bool = False) -> int:
+    """Run everything that is due, in this process and on this connection, and return how many attempts ran.
+
+    `advance` runs scheduled jobs too, whatever their time: retries and delays are not waited for.
+    Transaction: works inside a test case's own.
+    """
+    store = storage()
+    reap()
+    total = 0
+    while max_jobs is None or total < max_jobs:
+        if advance:
+            store.jobs.scheduled().update(run_after=store.now() - timedelta(seconds=1))
+        while store.promote():
+            pass
+        ran = drain(options_of(), queues=queues, max_jobs=None if max_jobs is None else max_jobs - total)
+        if not ran:
+            return total
+        total += ran
+    return total
+
+
+def assert_enqueued(task: Any, *args: Any, **kwargs: Any) -> Job:
+    """Return the waiting job of this task with this payload. Raises: AssertionError naming what there is instead."""
+    waiting = storage().jobs.filter(task_path=task.module_path, state__in=WAITING).order_by("-pk")
+    found = list(waiting[:100])
+    for job in found:
+        if job.args == list(args) and kwargs.items() <= job.kwargs.items():
+            return job
+    calls = ", ".join(f"#{job.pk} args={job.args!r} kwargs={job.kwargs!r}" for job in found) or "none"
+    raise AssertionError(
+        f"no waiting job of {task.module_path} with args={list(args)!r} kwargs={kwargs!r}; there are: {calls}"
+    )
+
+
+class ImmediateBackend(DjangoImmediateBackend):  # type: ignore[misc]
+    """Django's immediate backend, for tasks that have our options: they run at once, without retries."""
+
+    task_class = JobTask
+    supports_defer = True
+
+
+class DummyBackend(DjangoDummyBackend):  # type: ignore[misc]
+    """Django's dummy backend, for tasks that have our options: calls are kept, never run."""
+
+    task_class = JobTask

@@ -1,0 +1,27 @@
+"""Tells sleeping workers of new work: after commit, at most once per queue and 20 ms of this process."""
+
+import functools
+import time
+
+from django.db import transaction
+
+from .storage import storage
+
+# A woken worker keeps looking for twice this long, so what the window swallows is found at once all the same.
+WINDOW_SECONDS = 0.020
+
+last_sent: dict[str, float] = {}
+
+
+def wake(queue_name: str) -> None:
+    """Notify workers once the caller's transaction has committed. A failure is logged: polling finds the job."""
+    store = storage()
+    transaction.on_commit(functools.partial(send, queue_name), using=store.alias, robust=True)
+
+
+def send(queue_name: str) -> None:
+    now = time.monotonic()
+    if now - last_sent.get(queue_name, -WINDOW_SECONDS) < WINDOW_SECONDS:
+        return
+    last_sent[queue_name] = now
+    storage().notify(queue_name)

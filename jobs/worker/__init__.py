@@ -1,0 +1,1 @@
+"""Who does it: a supervisor, its processes, and in each of them an engine that feeds executors."""

@@ -1,0 +1,51 @@
+"""Claim, run and settle in the calling thread, on its own connection: the worker without processes or threads."""
+
+import uuid
+from collections.abc import Iterable
+
+from ..conf import Options
+from ..leases import Lease
+from ..storage import storage
+from ..verdicts import settlement
+from .announcer import announce, announce_lost
+from .runner import AsyncRunner, Finished, is_async
+
+
+def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: int | None = None) -> int:
+    """Run ready jobs until there are none, and return how many were claimed and settled."""
+    store = storage()
+    worker_id = f"inprocess-{uuid.uuid4().hex[:12]}"
+    wanted = None if queues is None else set(queues)
+    total = 0
+    while True:
+        ready = [q for q in store.ready_queues() if not q.paused and (wanted is None or q.name in wanted)]
+        claimed = 0
+        for found in ready:
+            for suspects in (False, True):
+                if max_jobs is not None and total >= max_jobs:
+                    return total
+                for lease in store.claim(worker_id, found.name, 1, options.lease, suspects):
+                    settle(run_here(lease, options))
+                    claimed += 1
+                    total += 1
+        if not claimed:
+            return total
+
+
+def run_here(lease: Lease, options: Options) -> Finished:
+    from asgiref.sync import async_to_sync
+
+    runner = AsyncRunner(options)
+    if is_async(lease):
+        return async_to_sync(runner.arun)(lease)
+    return runner.run(lease)
+
+
+def settle(finished: Finished) -> None:
+    lease = finished.lease
+    started = None if finished.started is None else lease.database_time(finished.started)
+    row = settlement(lease, finished.outcome, started, lease.database_time(finished.finished))
+    if finished.settled or storage().settle([row]):
+        announce(row, finished.outcome)
+    else:
+        announce_lost(lease)

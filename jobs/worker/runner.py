@@ -1,0 +1,249 @@
+"""The life of one attempt, from a lease to an outcome. It writes nothing, unless the task is transactional."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, NamedTuple
+
+from django.db import transaction
+
+from .. import payload, registry
+from ..conf import Options
+from ..exceptions import Interruption, InvalidPayload, LeaseLost, PermanentError
+from ..idempotency import Guard
+from ..leases import Lease
+from ..outcomes import Buried, ErrorReport, Outcome, Succeeded
+from ..runs import Gate, JobContext, Run, current_run, thread_gate
+from ..states import Reason, State
+from ..storage import storage
+from ..verdicts import hold, judge, settlement
+from .announcer import announce_start, result_of_lease
+
+log = logging.getLogger("jobs")
+
+
+class Finished(NamedTuple):
+    """An attempt that is over. Units: monotonic seconds; `started` None when it never ran.
+
+    `settled` when its outcome committed together with the task's own writes.
+    """
+
+    lease: Lease
+    outcome: Outcome
+    started: float | None
+    finished: float
+    settled: bool = False
+
+
+class Call(NamedTuple):
+    """A payload that fits its task."""
+
+    task: Any
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class Committed(NamedTuple):
+    """A transactional task's outcome: it is in the database already."""
+
+    outcome: Outcome
+
+
+def prepared(lease: Lease, options: Options) -> Call | Outcome:
+    """Return the call that a lease asks for, or the outcome of not being able to make it."""
+    task = registry.find(lease.task_path)
+    if task is None:
+        return hold(lease, options, f"no task at {lease.task_path}")
+    if lease.schema_version > getattr(task, "schema_version", 1):
+        return hold(lease, options, f"schema version {lease.schema_version} is newer than the code's")
+    args, kwargs = json.loads(lease.args), json.loads(lease.kwargs)
+    try:
+        payload.bound(task.func, task.takes_context, args, kwargs)
+    except InvalidPayload as error:
+        return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
+    return Call(task, args, kwargs)
+
+
+class Runner:
+    """Runs attempts. Threads: shared by all executors; `running` holds what they run right now."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.running: dict[int, Run] = {}
+
+    def deadline(self, lease: Lease, task: Any) -> float | None:
+        timeout: timedelta | None = lease.timeout or getattr(task, "timeout_length", None)
+        return None if timeout is None else time.monotonic() + timeout.total_seconds()
+
+    def run(self, lease: Lease, watch: Callable[[Run], None] | None = None) -> Finished:
+        """Run one attempt in the calling thread. `watch` learns of the run before the task begins."""
+        call = prepared(lease, self.options)
+        if not isinstance(call, Call):
+            return Finished(lease, call, None, time.monotonic())
+        with self.tracked(Run(lease, thread_gate(), self.deadline(lease, call.task)), watch) as run:
+            announce_start(lease)
+            started = time.monotonic()
+            result = self.attempt(run, call)
+        if isinstance(result, Committed):
+            return Finished(lease, result.outcome, started, time.monotonic(), settled=True)
+        return Finished(lease, result, started, time.monotonic())
+
+    @contextmanager
+    def tracked(self, run: Run, watch: Callable[[Run], None] | None) -> Iterator[Run]:
+        token = current_run.set(run)
+        self.running[run.lease.id] = run
+        if watch:
+            watch(run)
+        try:
+            yield run
+        finally:
+            self.running.pop(run.lease.id, None)
+            current_run.reset(token)
+
+    def attempt(self, run: Run, call: Call) -> Outcome | Committed:
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            try:
+                value = self.called(run, call)
+            except BaseException as raised:
+                error = raised
+            run.gate.close()
+        except Interruption as late:
+            # It arrived after the task had ended, in these very lines. There is only one, so this close is quiet.
+            run.gate.close()
+            if value is None and error is None:
+                error = late
+        return self.outcome(run, call, value, error)
+
+    def called(self, run: Run, call: Call) -> Any:
+        function: Callable[[], Any] = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
+        if run.lease.idempotency_key:
+            function = partial(self.guard(run, call).run, function)
+        if getattr(call.task, "transactional", False):
+            return self.committed(run, call, function)
+        return function()
+
+    def arguments(self, run: Run, call: Call) -> list[Any]:
+        if not call.task.takes_context:
+            return call.args
+        return [JobContext(result_of_lease(run.lease, State.RUNNING), run), *call.args]
+
+    def guard(self, run: Run, call: Call) -> Guard:
+        transactional = getattr(call.task, "transactional", False)
+        policy = "retry" if transactional else getattr(call.task, "on_uncertain", "retry")
+        key = f"{run.lease.task_path}|{run.lease.idempotency_key}"
+        return Guard(key, self.options.idempotency_ttl, policy)
+
+    def outcome(self, run: Run, call: Call, value: Any, error: BaseException | None) -> Outcome | Committed:
+        if isinstance(value, Committed):
+            if error is not None:
+                log.error("on_commit hook raised", exc_info=error, extra=run.lease.log_fields())
+            return value
+        if error is None:
+            try:
+                return Succeeded(payload.encoded_value(value, call.task.name, self.options.max_payload))
+            except InvalidPayload as refused:
+                # The work is done; running it again would not make its value fit.
+                error = PermanentError(str(refused))
+        return self.judged(run, call, error)
+
+    def judged(self, run: Run, call: Call, error: BaseException) -> Outcome:
+        asked_for = run.gate.error
+        if asked_for is not None and isinstance(error, type(asked_for)):
+            asked_for.__traceback__ = error.__traceback__
+            error = asked_for
+        return judge(run.lease, call.task, self.options, error, run.cancel_requested)
+
+    def committed(self, run: Run, call: Call, function: Callable[[], Any]) -> Any:
+        """Run a transactional task: its writes and its success commit together, or neither does."""
+        store, lease = storage(), run.lease
+        commit = Commit()
+        started = time.monotonic()
+        try:
+            with store.atomic():
+                # First in line: it runs as soon as the commit is through, before any hook of the task can raise.
+                transaction.on_commit(commit.went_through, using=store.alias)
+                value = function()
+                text = payload.encoded_value(value, call.task.name, self.options.max_payload)
+                run.gate.close()
+                commit.outcome = Succeeded(text)
+                times = lease.database_time(started), lease.database_time(time.monotonic())
+                if not store.settle([settlement(lease, commit.outcome, *times)]):
+                    raise LeaseLost("the lease was lost before the transaction could commit; it was rolled back")
+        except InvalidPayload as error:
+            raise PermanentError(str(error)) from error
+        except Exception as error:
+            if not commit.done:
+                raise
+            log.error("on_commit hook raised", exc_info=error, extra=lease.log_fields())
+        if not commit.done and not store.connection.in_atomic_block:
+            raise transaction.TransactionManagementError("the task marked its transaction for rollback")
+        return Committed(commit.outcome)
+
+
+class Commit:
+    """Whether a transaction went through: only its own first hook can tell a failed commit from a failed hook."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.outcome: Outcome = Succeeded()
+
+    def went_through(self) -> None:
+        self.done = True
+
+
+def is_async(lease: Lease) -> bool:
+    task = registry.find(lease.task_path)
+    return task is not None and iscoroutinefunction(task.func)
+
+
+class AsyncRunner(Runner):
+    """Runs attempts of coroutine tasks, all in one event loop."""
+
+    async def arun(self, lease: Lease, watch: Callable[[Run], None] | None = None) -> Finished:
+        import asyncio
+
+        call = prepared(lease, self.options)
+        if not isinstance(call, Call):
+            return Finished(lease, call, None, time.monotonic())
+        gate = task_gate(asyncio.get_running_loop(), asyncio.current_task())
+        with self.tracked(Run(lease, gate, self.deadline(lease, call.task)), watch) as run:
+            announce_start(lease)
+            started = time.monotonic()
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = await self.acalled(run, call)
+            except asyncio.CancelledError as cancelled:
+                error = gate.error or cancelled
+            except BaseException as raised:
+                error = raised
+            gate.close()
+        return Finished(lease, self.outcome(run, call, value, error), started, time.monotonic())  # type: ignore[arg-type]
+
+    async def acalled(self, run: Run, call: Call) -> Any:
+        function = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
+        if run.lease.idempotency_key:
+            return await self.guard(run, call).arun(function)
+        return await function()
+
+
+def task_gate(loop: Any, task: Any) -> Gate:
+    """Return a gate that interrupts a coroutine by cancelling its asyncio task."""
+
+    def deliver(kind: type[Interruption]) -> None:
+        loop.call_soon_threadsafe(cancel)
+
+    def cancel() -> None:
+        with gate.lock:
+            if gate.sent and not gate.closed:
+                task.cancel()
+
+    gate = Gate(deliver, retract=lambda: None)
+    return gate
