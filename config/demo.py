@@ -77,7 +77,8 @@ def configure(port: int) -> None:
         "SECRET_KEY": secrets.token_urlsafe(50),
         "ALLOWED_HOSTS": f"{HOST},localhost",
         "DATABASE_URL": f"sqlite:///{var / 'db.sqlite3'}",
-        "EMAIL_URL": f"demomail:///{var / 'outbox'}",
+        "EMAIL_URL": f"filemail:///{var / 'outbox'}",
+        "EMAIL_BACKEND": "config.demo_mail.EmailBackend",
         "SITE_URL": f"http://{HOST}:{port}",
         "DEFAULT_FROM_EMAIL": "Demo <demo@example.com>",
     }

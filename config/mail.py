@@ -24,12 +24,11 @@ def mail_settings(url_config: dict[str, Any], *, timeout_seconds: float) -> dict
     Units: `timeout_seconds` bounds each step of the SMTP dialogue; without it a dead server holds a worker for ever.
     """
     given = url_config | {"EMAIL_TIMEOUT": timeout_seconds}
-    backend = given["EMAIL_BACKEND"]
     if django.VERSION < (6, 1):
         return {name: value for name, value in given.items() if name.startswith("EMAIL_") and value is not None}
 
-    kind = "file" if given["EMAIL_FILE_PATH"] else "smtp" if ".smtp." in backend else "none"
+    kind = "file" if given["EMAIL_FILE_PATH"] else "smtp" if given["EMAIL_HOST"] else "none"
     options = {
         option: given[setting] for option, setting in FIELDS.get(kind, {}).items() if given.get(setting) is not None
     }
-    return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": options}}}
+    return {"MAILERS": {"default": {"BACKEND": given["EMAIL_BACKEND"], "OPTIONS": options}}}

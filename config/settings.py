@@ -94,10 +94,8 @@ NOTIFICATIONS = {
 
 # Mail
 
-if DEBUG:
-    # `demomail:///directory`, see config/demo_mail.py.
-    env.EMAIL_SCHEMES = env.EMAIL_SCHEMES | {"demomail": "config.demo_mail.EmailBackend"}
-globals().update(mail_settings(env.email_url("EMAIL_URL", default="smtp://localhost:25"), timeout_seconds=10))
+email = env.email_url("EMAIL_URL", default="smtp://localhost:25", backend=env.str("EMAIL_BACKEND", default="") or None)
+globals().update(mail_settings(email, timeout_seconds=10))
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="webmaster@localhost")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
 

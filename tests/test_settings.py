@@ -141,9 +141,3 @@ def test_mail_goes_where_email_url_says_and_never_waits_for_ever(setting):
         "use_tls": True,
         "timeout": 10,
     }
-
-
-def test_the_demo_mail_server_needs_debug(manage):
-    result = manage("check", **PRODUCTION, EMAIL_URL="demomail:///outbox")
-
-    assert "Invalid email schema demomail" in result.stderr
