@@ -104,9 +104,12 @@ def test_a_time_on_a_bound_belongs_to_that_bound_and_the_longest_have_their_own_
 
 def test_no_count_is_lost_between_threads_that_count_and_one_that_takes():
     tally, merged = Tally(), Merged()
-    threads = [
-        threading.Thread(target=lambda: [tally.count("succeeded", "t", "q") for _ in range(2000)]) for _ in range(4)
-    ]
+
+    def count():
+        for _time in range(2000):
+            tally.count("succeeded", "t", "q")
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):

@@ -138,7 +138,7 @@ def backlog(db):
     Job.objects.bulk_create(
         [job(state, queue=queue) for state in State for queue in ("default", "email", "sms") for _ in range(100)]
     )
-    columns = ", ".join(field.column for field in Job._meta.local_concrete_fields if not field.primary_key)
+    columns = ", ".join(str(field.column) for field in Job._meta.local_concrete_fields if not field.primary_key)
     with connection.cursor() as cursor:
         for _doubling in range(7):
             cursor.execute(f"INSERT INTO jobs_job ({columns}) SELECT {columns} FROM jobs_job WHERE state = 'succeeded'")

@@ -1,0 +1,139 @@
+"""Queues: how full each is, and pausing and resuming."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+from django.utils.translation import gettext_lazy as _
+
+from .. import lifecycle, stats
+from ..models import Queue
+from .confirmation import ConfirmingAdmin, Operation
+from .job import lead_of_paused
+from .listing import Lead, Tool
+from .presentation import age, badge
+from .worker import lead_of_workers
+
+PAUSE = Operation(
+    verb=_("Pause"),
+    done=_("Paused"),
+    asks_reason=True,
+    effect=_("No worker claims from it until somebody resumes it. Running jobs go on, and jobs may still be enqueued."),
+)
+RESUME = Operation(verb=_("Resume"), done=_("Resumed"), effect=_("Workers claim from it again at once."))
+
+
+class QueueList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        figures = {queue.name: queue for queue in stats.queues(timezone.now())}
+        for queue in self.result_list:
+            queue.figures = figures.get(queue.name, stats.QueueFigures(queue.name))
+
+
+@admin.register(Queue)
+class QueueAdmin(ConfirmingAdmin):
+    list_display = ["name", "is_open", "paused_reason", "scheduled", "ready", "running", "dead", "oldest"]
+    fields = ["name", "is_open", "paused_reason", "paused_at"]
+    readonly_fields = ["is_open"]
+    ordering = ["name"]
+    actions = ["pause", "resume"]
+    object_actions = {"pause": "pause", "resume": "resume"}
+
+    def has_pause_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("jobs.change_queue")
+
+    @admin.action(permissions=["pause"], description=_("Pause selected queues"))
+    def pause(self, request: HttpRequest, queryset: QuerySet[Queue]) -> HttpResponse | None:
+        """Stop claims, after asking for a reason."""
+        reason = request.POST.get("reason", "").strip()
+
+        def pause(queue: Queue) -> None:
+            lifecycle.pause(queue.name, reason=reason)
+
+        return self.confirm(
+            request, queryset, PAUSE, for_queues(pause, are_paused=False, why=_("it is paused already"))
+        )
+
+    @admin.action(permissions=["pause"], description=_("Resume selected queues"))
+    def resume(self, request: HttpRequest, queryset: QuerySet[Queue]) -> HttpResponse | None:
+        """Allow claims again, after asking."""
+
+        def resume(queue: Queue) -> None:
+            lifecycle.resume(queue.name)
+
+        return self.confirm(request, queryset, RESUME, for_queues(resume, are_paused=True, why=_("it is not paused")))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return QueueList
+
+    def lead_of_list(self, request: HttpRequest, changelist: ChangeList) -> Lead | None:
+        return lead_of_workers() or lead_of_paused()
+
+    def lead_of(self, request: HttpRequest, obj: Queue) -> Lead:
+        if not obj.paused:
+            return lead_of_workers() or Lead("good", _("Workers claim from it."))
+        text = _("Paused for %(age)s%(reason)s. Resume it once the reason is gone.")
+        reason = f": {obj.paused_reason}" if obj.paused_reason else ""
+        return Lead("bad", text % {"age": age(obj.paused_at), "reason": reason})
+
+    def tools_of(self, request: HttpRequest, obj: Queue) -> list[Tool]:
+        if not self.has_pause_permission(request):
+            return []
+        return [self.tool(obj, "resume", RESUME) if obj.paused else self.tool(obj, "pause", PAUSE)]
+
+    @admin.display(description=_("claims"))
+    def is_open(self, queue: Queue) -> SafeString:
+        return badge("‖", str(_("paused")), "dead") if queue.paused else badge("▶", str(_("open")), "succeeded")
+
+    @admin.display(description=_("scheduled"))
+    def scheduled(self, queue: Queue) -> str:
+        return at_least(queue.figures.scheduled)  # type: ignore[attr-defined]
+
+    @admin.display(description=_("ready"))
+    def ready(self, queue: Queue) -> str:
+        return at_least(queue.figures.ready)  # type: ignore[attr-defined]
+
+    @admin.display(description=_("running"))
+    def running(self, queue: Queue) -> str:
+        return at_least(queue.figures.running)  # type: ignore[attr-defined]
+
+    @admin.display(description=_("dead"))
+    def dead(self, queue: Queue) -> str | SafeString:
+        count = queue.figures.dead  # type: ignore[attr-defined]
+        return format_html("<strong>{}</strong>", at_least(count)) if count else "0"
+
+    @admin.display(description=_("oldest waits"))
+    def oldest(self, queue: Queue) -> str:
+        oldest = queue.figures.oldest  # type: ignore[attr-defined]
+        now = timezone.now()
+        return timesince(now - oldest, now, depth=1) if oldest is not None else "-"
+
+
+def at_least(count: int) -> str:
+    return f"{count}+" if count >= stats.MAX_COUNTED else str(count)
+
+
+def for_queues(
+    change: Callable[[Queue], None], *, are_paused: bool, why: Any
+) -> Callable[[Sequence[Queue]], lifecycle.Report]:
+    """Return what changes the queues that are not yet so, and skips the others."""
+
+    def act(queues: Sequence[Queue]) -> lifecycle.Report:
+        report = lifecycle.Report()
+        for queue in queues:
+            if queue.paused == are_paused:
+                change(queue)
+                report.done.append(queue.pk)
+            else:
+                report.skipped.append((queue.pk, str(why)))
+        return report
+
+    return act
