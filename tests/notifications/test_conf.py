@@ -1,16 +1,20 @@
 """The NOTIFICATIONS setting and the system checks."""
 
 import pytest
-from django.core.checks import run_checks
+from django.core.checks.registry import registry
 
-from notifications import conf
+from notifications import checks, conf
 from notifications.catalogue import TEMPLATES
 
 pytestmark = pytest.mark.any_database
 
 
 def problems():
-    return [message.msg for message in run_checks() if message.id and message.id.startswith("notifications.")]
+    return [message.msg for message in [*checks.check_settings(), *checks.check_templates()]]
+
+
+def test_the_checks_are_registered():
+    assert {checks.check_settings, checks.check_templates} <= set(registry.get_checks())
 
 
 def test_the_defaults_are_right(settings):
