@@ -21,6 +21,7 @@ from django.utils.translation import ngettext
 from .. import stats
 from ..lifecycle import Report
 from .listing import BoundedAdmin, Tool
+from .presentation import at_least
 
 CHUNK = 200
 SHOWN_ROWS = 10
@@ -37,6 +38,7 @@ class Operation:
     verb: Any
     effect: Any
     done: Any
+    question: Any = ""
     flag: int = CHANGE
     is_destructive: bool = False
     asks_reason: bool = False
@@ -83,22 +85,28 @@ class ConfirmingAdmin(BoundedAdmin):
         for name in ("action", "select_across", helpers.ACTION_CHECKBOX_NAME):
             hidden += [(name, value) for value in request.POST.getlist(name)]
         context = self.admin_site.each_context(request) | {
-            "title": _("%(verb)s %(count)s %(name)s?")
-            % {
-                "verb": operation.verb,
-                "count": f"{count}+" if count >= stats.MAX_COUNTED else count,
-                "name": model_ngettext(self.opts, count),
-            },
+            "title": operation.question or self.question(operation, count),
             "opts": self.opts,
             "media": self.media,
             "operation": operation,
-            "rows": rows,
+            "rows": [self.row_text(obj) for obj in rows],
             "more": count - len(rows),
             "warnings": warnings,
             "hidden": hidden,
             "back_url": self.back_url(request),
         }
         return TemplateResponse(request, "admin/jobs/confirmation.html", context)
+
+    def question(self, operation: Operation, count: int) -> str:
+        return _("%(verb)s %(count)s %(name)s?") % {
+            "verb": operation.verb,
+            "count": at_least(count),
+            "name": model_ngettext(self.opts, count),
+        }
+
+    def row_text(self, obj: Any) -> str:
+        """Return what people know an object by, in the list of what will be acted on."""
+        return str(obj)
 
     def back_url(self, request: HttpRequest) -> str:
         """Return where the question came from: the filtered list, or the object's page."""

@@ -8,6 +8,7 @@ from django.contrib.admin.models import DELETION
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
@@ -20,6 +21,7 @@ from .filters import ErrorGroupFilter, TriageFilter
 from .listing import Lead, Tool
 from .presentation import (
     age,
+    breakable,
     first_line,
     hidden_payload,
     job_link,
@@ -49,11 +51,13 @@ DELETE = Operation(
 )
 HAPPENED = Operation(
     verb=_("It happened"),
+    question=_("Did its effect happen?"),
     done=_("Answered “it happened” for"),
     effect=_("The effect is recorded as done and the job succeeds without running again. This cannot be undone."),
 )
 NOT_HAPPENED = Operation(
     verb=_("It did not happen"),
+    question=_("Is it certain that its effect did not happen?"),
     done=_("Answered “it did not happen” for"),
     effect=_(
         "The idempotency record is removed and the job becomes ready: a worker causes the effect. If it did happen "
@@ -75,7 +79,7 @@ ADVICE = {
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ConfirmingAdmin):
-    list_display = ["letter", "task", "reason", "exception", "error", "attempts", "died"]
+    list_display = ["letter", "task", "reason", "error", "attempts", "died"]
     list_display_links = ["letter"]
     list_filter = [TriageFilter, "reason", ErrorGroupFilter]
     list_select_related = ["job", "group"]
@@ -128,6 +132,10 @@ class DeadLetterAdmin(ConfirmingAdmin):
 
         return self.confirm(request, queryset, NOT_HAPPENED, act)
 
+    def row_text(self, obj: DeadLetter) -> str:
+        error = ": ".join(filter(None, (exception_name(obj), first_line(obj.message, 80))))
+        return f"#{obj.pk} {obj.group.task_path}, {obj.get_reason_display()}{f' ({error})' if error else ''}"
+
     def uncertain_ones(self, queryset: QuerySet[DeadLetter]) -> list[str]:
         count = stats.counted(queryset.filter(reason=Reason.UNCERTAIN))
         if not count:
@@ -152,21 +160,19 @@ class DeadLetterAdmin(ConfirmingAdmin):
 
     # The list
 
-    @admin.display(description=_("dead letter"))
+    @admin.display(description=_("no."))
     def letter(self, letter: DeadLetter) -> str:
         return f"#{letter.pk}"
 
     @admin.display(description=_("task"))
-    def task(self, letter: DeadLetter) -> str:
-        return letter.group.task_path
+    def task(self, letter: DeadLetter) -> SafeString:
+        return breakable(letter.group.task_path)
 
-    @admin.display(description=_("exception"))
-    def exception(self, letter: DeadLetter) -> str:
-        return letter.exception_class.rpartition(".")[2] or "-"
-
-    @admin.display(description=_("error"))
-    def error(self, letter: DeadLetter) -> str:
-        return first_line(letter.message) or "-"
+    @admin.display(description=_("exception and error"))
+    def error(self, letter: DeadLetter) -> SafeString | str:
+        if not letter.exception_class:
+            return first_line(letter.message) or "-"
+        return format_html("<strong>{}</strong><br>{}", exception_name(letter), first_line(letter.message))
 
     @admin.display(description=_("attempts"))
     def attempts(self, letter: DeadLetter) -> int:
@@ -261,7 +267,9 @@ class DeadLetterAdmin(ConfirmingAdmin):
 
     @admin.display(description=_("error group"))
     def error_group(self, letter: DeadLetter) -> str:
-        return _("%(group)s, %(count)d deaths so far") % {"group": letter.group, "count": letter.group.count}
+        count = letter.group.count
+        text = ngettext("%(group)s, %(count)d death so far", "%(group)s, %(count)d deaths so far", count)
+        return text % {"group": letter.group, "count": count}
 
     @admin.display(description=Job._meta.get_field("args").verbose_name)
     def args(self, letter: DeadLetter) -> SafeString | str:
@@ -274,3 +282,7 @@ class DeadLetterAdmin(ConfirmingAdmin):
     @admin.display(description=_("arguments"))
     def payload(self, letter: DeadLetter) -> str:
         return hidden_payload()
+
+
+def exception_name(letter: DeadLetter) -> str:
+    return letter.exception_class.rpartition(".")[2]

@@ -6,15 +6,16 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from ..models import ErrorGroup
 from .listing import BoundedAdmin, Lead, Tool
-from .presentation import age, first_line, preformatted
+from .presentation import age, breakable, first_line, preformatted
 
 
 @admin.register(ErrorGroup)
 class ErrorGroupAdmin(BoundedAdmin):
-    list_display = ["task_path", "exception", "error", "count", "first", "last"]
+    list_display = ["task", "exception", "error", "count", "first", "last"]
     ordering = ["-last_seen", "-pk"]
     search_fields = ["task_path__startswith"]
     search_help_text = _("The beginning of a task's path.")
@@ -25,7 +26,11 @@ class ErrorGroupAdmin(BoundedAdmin):
         return Lead("note", _("What killed jobs, most recent first. Open one to get to its dead letters."))
 
     def lead_of(self, request: HttpRequest, obj: ErrorGroup) -> Lead:
-        text = _("It killed %(count)d jobs so far, the last %(age)s ago.")
+        text = ngettext(
+            "It killed %(count)d job so far, the last %(age)s ago.",
+            "It killed %(count)d jobs so far, the last %(age)s ago.",
+            obj.count,
+        )
         return Lead("note", text % {"count": obj.count, "age": age(obj.last_seen)})
 
     def tools_of(self, request: HttpRequest, obj: ErrorGroup) -> list[Tool]:
@@ -33,6 +38,10 @@ class ErrorGroupAdmin(BoundedAdmin):
             return []
         url = f"{reverse('admin:jobs_deadletter_changelist')}?group={obj.pk}"
         return [Tool(_("Open its dead letters"), url)]
+
+    @admin.display(description=_("task"))
+    def task(self, group: ErrorGroup) -> SafeString:
+        return breakable(group.task_path)
 
     @admin.display(description=_("exception"))
     def exception(self, group: ErrorGroup) -> str:

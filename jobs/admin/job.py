@@ -20,7 +20,7 @@ from .attempt import AttemptInline
 from .confirmation import ConfirmingAdmin, Operation
 from .filters import QueueFilter, StateFilter
 from .listing import Lead, Tool
-from .presentation import age, hidden_payload, may_see_payload, pretty, state_badge
+from .presentation import age, breakable, hidden_payload, may_see_payload, pretty, state_badge
 from .worker import lead_of_workers
 
 CANCEL = Operation(
@@ -52,8 +52,8 @@ class JobList(ChangeList):
 
 @admin.register(Job)
 class JobAdmin(ConfirmingAdmin):
-    list_display = ["number", "state_shown", "task_path", "queue_name", "priority", "attempts_of", "since"]
-    list_display_links = ["number", "task_path"]
+    list_display = ["number", "state_shown", "task", "queue_name", "priority", "attempts_of", "since"]
+    list_display_links = ["number", "task"]
     list_filter = [StateFilter, QueueFilter]
     search_fields = ["pk"]
     search_help_text = _("Number of a job, or the beginning of a task's path among the newest 10,000 jobs.")
@@ -108,13 +108,17 @@ class JobAdmin(ConfirmingAdmin):
     def lead_of_list(self, request: HttpRequest, changelist: ChangeList) -> Lead | None:
         return lead_of_workers() or lead_of_paused()
 
-    @admin.display(description=_("job"))
+    @admin.display(description=_("no."))
     def number(self, job: Job) -> str:
         return f"#{job.pk}"
 
     @admin.display(description=_("state"))
     def state_shown(self, job: Job) -> SafeString:
         return state_badge(job)
+
+    @admin.display(description=_("task"))
+    def task(self, job: Job) -> SafeString:
+        return breakable(job.task_path)
 
     @admin.display(description=_("attempts"))
     def attempts_of(self, job: Job) -> str:
@@ -138,15 +142,9 @@ class JobAdmin(ConfirmingAdmin):
                 _("Times"),
                 {"fields": ["enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "finished_at"]},
             ),
-            (
-                _("Lease"),
-                {"fields": ["leased_by", "lease_expires_at", "lease_token", "cancel_requested", "worker_ids"]},
-            ),
-            (_("Keys"), {"fields": ["idempotency_key", "dedupe_key", "schema_version", "backend"]}),
-            (
-                _("More"),
-                {"fields": ["timeout", "suspect", "held_since", "progress_percent", "progress_message"]},
-            ),
+            (_("Lease"), folded("leased_by", "lease_expires_at", "lease_token", "cancel_requested", "worker_ids")),
+            (_("Keys"), folded("idempotency_key", "dedupe_key", "schema_version", "backend")),
+            (_("More"), folded("timeout", "suspect", "held_since", "progress_percent", "progress_message")),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -195,6 +193,11 @@ class JobAdmin(ConfirmingAdmin):
     @admin.display(description=_("arguments and return value"))
     def payload(self, job: Job) -> str:
         return hidden_payload()
+
+
+def folded(*fields: str) -> dict[str, Any]:
+    """Return a fieldset that is closed until somebody wants it."""
+    return {"fields": list(fields), "classes": ["collapse"]}
 
 
 def charged(job: Job) -> int:

@@ -7,11 +7,12 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
+from .. import stats
 from ..models import Job
 from ..states import State
 
@@ -49,9 +50,19 @@ def age(moment: datetime | None) -> str:
     return timesince(moment, timezone.now(), depth=1)
 
 
+def at_least(count: int) -> str:
+    """Return a bounded count as text: `10000+` where it stopped counting."""
+    return f"{count}+" if count >= stats.MAX_COUNTED else str(count)
+
+
 def first_line(text: str, length: int = 120) -> str:
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def breakable(path: str) -> SafeString:
+    """Return a dotted path that may be broken after its dots, so that a column of them stays narrow."""
+    return format_html_join("", "{}<wbr>", ((part,) for part in path.replace(".", ".\0").split("\0")))
 
 
 def preformatted(text: str) -> SafeString | str:

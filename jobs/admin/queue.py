@@ -18,7 +18,7 @@ from ..models import Queue
 from .confirmation import ConfirmingAdmin, Operation
 from .job import lead_of_paused
 from .listing import Lead, Tool
-from .presentation import age, badge
+from .presentation import age, at_least, badge
 from .worker import lead_of_workers
 
 PAUSE = Operation(
@@ -115,10 +115,6 @@ class QueueAdmin(ConfirmingAdmin):
         oldest = queue.figures.oldest  # type: ignore[attr-defined]
         now = timezone.now()
         return timesince(now - oldest, now, depth=1) if oldest is not None else "-"
-
-
-def at_least(count: int) -> str:
-    return f"{count}+" if count >= stats.MAX_COUNTED else str(count)
 
 
 def for_queues(
