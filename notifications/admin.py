@@ -4,31 +4,35 @@ import uuid
 from typing import Any
 
 from django.contrib import admin
-from django.core.paginator import Paginator
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.urls import NoReverseMatch, reverse
-from django.utils import timezone
-from django.utils.functional import cached_property
+from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
-from django.utils.timesince import timesince
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from jobs import stats
+from jobs.admin.listing import BoundedAdmin, Lead, Tool
+from jobs.admin.presentation import age, badge, job_link
 from jobs.models import Queue
+from jobs.states import State as JobState
 
 from . import tracking
 from .catalogue import TEMPLATES
 from .models import Email
 from .tasks import send_email
 
-
-class CappedPaginator(Paginator):
-    """Counts up to a limit: an exact count of a large table takes minutes."""
-
-    @cached_property
-    def count(self) -> int:
-        return stats.counted(self.object_list)
+State = Email.State
+# Beside each state stands the job's state that looks the same.
+LOOKS = {
+    State.QUEUED: ("○", "ready"),
+    State.SENDING: ("▶", "running"),
+    State.SENT: ("✓", "succeeded"),
+    State.DEFERRED: ("◷", "scheduled"),
+    State.FAILED: ("✗", "dead"),
+    State.UNKNOWN: ("?", "dead"),
+}
 
 
 class TemplateFilter(admin.SimpleListFilter):
@@ -37,7 +41,7 @@ class TemplateFilter(admin.SimpleListFilter):
     title = _("template")
     parameter_name = "template_id"
 
-    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(template_id, template_id) for template_id in TEMPLATES]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Email]) -> QuerySet[Email]:
@@ -45,38 +49,22 @@ class TemplateFilter(admin.SimpleListFilter):
 
 
 @admin.register(Email)
-class EmailAdmin(admin.ModelAdmin):
-    change_list_template = "admin/notifications/email/change_list.html"
-    list_display = ("delivery_id", "state_now", "template_id", "recipient", "attempts", "age", "job_link")
+class EmailAdmin(BoundedAdmin):
+    change_list_template = "admin/jobs/change_list.html"
+    change_form_template = "admin/jobs/change_form.html"
+    list_display = ("delivery_id", "state_now", "template_id", "recipient", "attempts", "age", "sent_by")
     list_filter = ("state", TemplateFilter)
-    sortable_by = ("age",)
     list_select_related = ("user", "job")
-    list_per_page = 50
     ordering = ("-created_at", "-delivery_id")
-    paginator = CappedPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
     actions = None
     search_fields = ("delivery_id", "address")
     search_help_text = _("A delivery id, or the whole address.")
     fieldsets = (
         (None, {"fields": ("delivery_id", "state_now", "template_id", "recipient", "references")}),
-        (_("Sending"), {"fields": ("attempts", "last_error", "job_link", "message_id", "provider_message_id")}),
+        (_("Sending"), {"fields": ("attempts", "last_error", "sent_by", "message_id", "provider_message_id")}),
         (_("History"), {"fields": ("created_at", "updated_at", "sent_at", "idempotency_key")}),
     )
-    readonly_fields = tuple(name for _title, options in fieldsets for name in options["fields"])
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Email | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Email | None = None) -> bool:
-        return False
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"paused_queue": paused_queue(), **(extra_context or {})})
+    readonly_fields = ("state_now", "recipient", "sent_by")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Email], search_term: str
@@ -89,28 +77,57 @@ class EmailAdmin(admin.ModelAdmin):
         except ValueError:
             return queryset.filter(address=term), False
 
+    def lead_of_list(self, request: HttpRequest, changelist: ChangeList) -> Lead | None:
+        return lead_of_paused()
+
+    def lead_of(self, request: HttpRequest, obj: Email) -> Lead | None:
+        match tracking.current_state(obj):
+            case State.SENT:
+                return Lead("good", _("The mail server took it %s ago.") % age(obj.sent_at or obj.updated_at))
+            case State.UNKNOWN:
+                return Lead(
+                    "bad", _("Nobody knows whether it went out. Ask the recipient, then answer at its dead letter.")
+                )
+            case State.FAILED:
+                return Lead("bad", _("It was not sent. Its dead letter says why, and can be replayed."))
+            case State.DEFERRED:
+                return lead_of_paused() or Lead("note", _("It was not taken yet and is tried again."))
+            case _:
+                return lead_of_paused()
+
+    def tools_of(self, request: HttpRequest, obj: Email) -> list[Tool]:
+        if obj.job is None or obj.job.state != JobState.DEAD or not request.user.has_perm("jobs.view_deadletter"):
+            return []
+        letter = obj.job.dead_letters.order_by("-pk").first()
+        return (
+            [Tool(_("Open its dead letter"), reverse("admin:jobs_deadletter_change", args=[letter.pk]))]
+            if letter
+            else []
+        )
+
     @admin.display(description=_("state"))
-    def state_now(self, email: Email) -> str:
-        return str(tracking.current_state(email).label)
+    def state_now(self, email: Email) -> SafeString:
+        state = tracking.current_state(email)
+        mark, kind = LOOKS[state]
+        return badge(mark, str(state.label), kind)
 
     @admin.display(description=_("recipient"))
     def recipient(self, email: Email) -> str:
-        return email.recipient
+        return email.recipient or "-"
 
-    @admin.display(description=_("age"), ordering="created_at")
+    @admin.display(description=_("age"))
     def age(self, email: Email) -> str:
-        return timesince(email.created_at, timezone.now(), depth=1)
+        return age(email.created_at)
 
     @admin.display(description=_("job"))
-    def job_link(self, email: Email) -> str:
-        if email.job is None:
-            return ""
-        shown = f"{email.job_id} ({email.job.get_state_display()})"
-        try:
-            return format_html('<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[email.job_id]), shown)
-        except NoReverseMatch:
-            return shown
+    def sent_by(self, email: Email) -> SafeString | str:
+        return job_link(email.job_id)
 
 
-def paused_queue() -> Queue | None:
-    return Queue.objects.filter(name=send_email.queue_name, paused=True).first()
+def lead_of_paused() -> Lead | None:
+    queue = Queue.objects.filter(name=send_email.queue_name, paused=True).first()
+    if queue is None:
+        return None
+    text = gettext("The queue {} is paused, no e-mail goes out: {}. The waiting mails are kept. Resume it under {}.")
+    link = format_html('<a href="{}">{}</a>', reverse("admin:jobs_queue_changelist"), _("Queues"))
+    return Lead("bad", format_html(text, queue.name, queue.paused_reason or _("no reason given"), link))
