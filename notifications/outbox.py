@@ -70,8 +70,7 @@ def first_with(email: Email) -> Email:
         first = holders.first() or written(email)
     except IntegrityError:
         # Another transaction was faster: the unique constraint decided.
-        if (first := holders.first()) is None:
-            raise
+        first = holders.get()
     if any(getattr(first, name) != getattr(email, name) for name in ("template_id", "user", "address", "references")):
         raise Refused("idempotency_key", "it belongs to another e-mail")
     return first

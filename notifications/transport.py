@@ -116,9 +116,10 @@ def hand_over(backend: Any, message: EmailMessage) -> None:
 def close(backend: Any) -> None:
     connection = backend.connection or getattr(backend, "_partial_connection", None)
     # The mail is accepted or refused by now: a server that is rude at QUIT changes nothing.
+    if connection is None:
+        return
     with suppress(Exception):
         if connection.sock is not None:
             connection.sock.settimeout(QUIT_SECONDS)
         backend.close()
-    if connection is not None:
-        connection.close()
+    connection.close()

@@ -21,7 +21,7 @@ def ada(db):
 
 
 @pytest.fixture
-def configure(settings) -> Callable[..., None]:
+def configure(settings: Any) -> Callable[..., None]:
     """Change keys of the NOTIFICATIONS setting: `configure(MAX_BODY=10)`."""
 
     def change(**keys: Any) -> None:
@@ -36,7 +36,7 @@ def notification_settings(configure):
 
 
 @pytest.fixture
-def mail_goes_to(settings) -> Callable[[str], None]:
+def mail_goes_to(settings: Any) -> Callable[[str], None]:
     """Point the project's mail, as EMAIL_URL does: `mail_goes_to("smtp://127.0.0.1:2525")`."""
 
     def point(url: str) -> None:
@@ -48,7 +48,7 @@ def mail_goes_to(settings) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def smtp(smtp_server: SMTPServer, mail_goes_to) -> SMTPServer:
+def smtp(smtp_server: SMTPServer, mail_goes_to: Callable[[str], None]) -> SMTPServer:
     """A real mail server, to which the project's mail goes."""
     mail_goes_to(smtp_server.url)
     return smtp_server

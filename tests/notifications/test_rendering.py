@@ -1,6 +1,7 @@
 """From a row to the message; what cannot be rendered now never can."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,14 @@ REFERENCES = {
 }
 
 
+def text_of(message: Any) -> str:
+    return str(message.body)
+
+
+def html_of(message: Any) -> str:
+    return str(message.alternatives[0][0])
+
+
 def written(recipient, template_id="welcome", **references):
     email = notify(recipient, template_id, **references)
     email.message_id = "<made-once@example.com>"
@@ -27,15 +36,13 @@ def written(recipient, template_id="welcome", **references):
 def test_every_template_has_a_subject_a_text_and_html(ada, template_id):
     message = rendered(written(ada, template_id, **REFERENCES[template_id]))
 
-    ((html, kind),) = message.alternatives
-    assert message.subject == " ".join(message.subject.split()) != ""
+    subject = str(message.subject)
+    assert subject == " ".join(subject.split()) != ""
     assert message.to == ["ada@example.com"]
-    assert "Hello Ada," in message.body
-    assert kind == "text/html"
-    assert "Hello Ada," in html
-    assert "<h" in html
-    for text in (message.subject, message.body, html):
-        assert "{" not in text.replace("{background", "")
+    assert "Hello Ada," in text_of(message)
+    assert "<p>Hello Ada,</p>" in html_of(message)
+    assert message.alternatives[0][1] == "text/html"
+    assert "{" not in subject + text_of(message) + html_of(message)
 
 
 def test_the_headers_are_the_rows_and_say_that_no_person_wrote_it(ada):
@@ -50,8 +57,8 @@ def test_only_html_is_escaped(ada):
     message = rendered(written(ada, "invoice_reminder", **REFERENCES["invoice_reminder"]))
 
     assert message.subject == "Reminder: invoice 2026-<17>"
-    assert "invoice 2026-<17> is open. It is due on March 31, 2026." in message.body
-    assert "2026-&lt;17&gt;" in message.alternatives[0][0]
+    assert "invoice 2026-<17> is open. It is due on March 31, 2026." in text_of(message)
+    assert "2026-&lt;17&gt;" in html_of(message)
 
 
 def test_a_name_is_no_markup_and_no_header(ada):
@@ -59,14 +66,14 @@ def test_a_name_is_no_markup_and_no_header(ada):
     message = rendered(written(ada))
 
     assert message.subject == "Welcome, <b>Ada Bcc: eve@example.com"
-    assert "<b>Ada" not in message.alternatives[0][0]
+    assert "<b>Ada" not in html_of(message)
 
 
 def test_an_address_has_no_name(db):
     message = rendered(written("bob@example.com"))
 
     assert message.to == ["bob@example.com"]
-    assert "Hello," in message.body
+    assert "Hello," in text_of(message)
     assert message.subject == "Welcome"
 
 
@@ -74,7 +81,7 @@ def test_the_token_is_made_when_it_is_rendered_and_works(ada, client):
     email = written(ada, "password_reset")
     assert email.references == {}
 
-    (url,) = re.findall(r"https://example\.com(/\S+)", rendered(email).body)
+    (url,) = re.findall(r"https://example\.com(/\S+)", text_of(rendered(email)))
 
     assert "Choose a new password" in client.get(url, follow=True).content.decode()
     assert "does not work" not in client.get(url, follow=True).content.decode()
@@ -97,16 +104,16 @@ def test_a_link_needs_a_site(ada, configure):
 
     with pytest.raises(ContentRefused, match="SITE_URL"):
         rendered(written(ada, "password_reset"))
-    assert "http" not in rendered(written(ada)).body
+    assert "http" not in text_of(rendered(written(ada)))
 
 
 def test_the_agent_is_read_when_it_is_rendered(ada, django_user_model):
     bob = django_user_model.objects.create_user("bob", first_name="Bob", last_name="Builder")
     email = written(ada, "support_reply", ticket_number="4711", agent_id=bob)
 
-    assert "Bob Builder has replied" in rendered(email).body
+    assert "Bob Builder has replied" in text_of(rendered(email))
     bob.delete()
-    assert "we have replied" in rendered(email).body
+    assert "we have replied" in text_of(rendered(email))
 
 
 def test_the_address_is_the_users_at_that_moment(ada):

@@ -166,6 +166,8 @@ def test_an_interruption_before_the_data_is_no_doubt(smtp, monkeypatch):
 
 
 def test_an_interruption_after_the_data_stays_one(smtp, monkeypatch):
+    monkeypatch.setattr(transport, "QUIT_SECONDS", 0.1)
+
     def interrupted(self, data):
         self.docmd("data")
         raise TimedOut

@@ -194,7 +194,7 @@ def ssl_error(reason):
         (smtplib.SMTPSenderRefused(452, b"4.3.1 no space", "a@example.com"), TEMPORARY),
         (smtplib.SMTPRecipientsRefused({"a@example.com": (550, b"5.1.1 no such user")}), RECIPIENT),
         (smtplib.SMTPRecipientsRefused({"a@example.com": (451, b"4.7.1 greylisted")}), TEMPORARY),
-        (smtplib.SMTPRecipientsRefused({"a@example.com": (554, "5.7.54 unable to relay")}), CONFIGURATION),
+        (smtplib.SMTPRecipientsRefused({"a@example.com": (554, b"5.7.54 unable to relay")}), CONFIGURATION),
         (smtplib.SMTPRecipientsRefused({}), TEMPORARY),
         (smtplib.SMTPDataError(554, b"5.7.1 spam"), CONTENT),
         (smtplib.SMTPDataError(421, b"4.3.2 shutting down"), TEMPORARY),
