@@ -16,6 +16,7 @@ from .states import State
 
 MAX_COUNTED = 10_000
 MAX_QUEUES = 200
+CHUNK = 200
 # Workers write a sign of life at each heartbeat, a third of a lease: three in a row are missing by then.
 STALE_AFTER = timedelta(seconds=60)
 
@@ -86,6 +87,14 @@ ORDERS = {
     State.DEAD: "finished_at DESC, id DESC",
 }
 
+# The same for lists of one state, so that a page reads only the rows it shows.
+LISTED_BY = {
+    State.SCHEDULED: ("run_after", "pk"),
+    State.READY: ("queue_name", "suspect", "-priority", "ready_at", "pk"),
+    State.RUNNING: ("leased_by", "pk"),
+    State.DEAD: ("-finished_at", "-pk"),
+}
+
 
 @dataclass
 class QueueFigures:
@@ -153,6 +162,19 @@ def expired_leases(now: datetime) -> int:
 def counted(queryset: "models.QuerySet[Any]", limit: int = MAX_COUNTED) -> int:
     """Return the number of rows, and `limit` when there are more."""
     return queryset[:limit].count()
+
+
+def at_least(count: int) -> str:
+    """Return a bounded count as text: `10000+` where it stopped counting."""
+    return f"{count}+" if count >= MAX_COUNTED else str(count)
+
+
+def chunks(queryset: "models.QuerySet[Any]") -> Iterator[list[Any]]:
+    """Walk rows by primary key: rows that an action takes out of the set do not move the others' places."""
+    queryset, last = queryset.order_by("pk"), 0
+    while chunk := list(queryset.filter(pk__gt=last)[:CHUNK]):
+        yield chunk
+        last = chunk[-1].pk
 
 
 def rows(sql: str, **parts: str) -> list[tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """Asking before acting: an effect needs a permission, a confirmed POST, and leaves a LogEntry for each row."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -21,9 +21,7 @@ from django.utils.translation import ngettext
 from .. import stats
 from ..lifecycle import Report
 from .listing import BoundedAdmin, Tool
-from .presentation import at_least
 
-CHUNK = 200
 SHOWN_ROWS = 10
 SHOWN_IDS = 5
 SHOWN_REASONS = 5
@@ -64,7 +62,7 @@ class ConfirmingAdmin(BoundedAdmin):
         if request.method != "POST" or "confirmed" not in request.POST:
             return self.ask(request, queryset, operation, warnings)
         report = Report()
-        for chunk in chunks(queryset.filter(pk__lte=last_seen(request)) if "up_to" in request.POST else queryset):
+        for chunk in stats.chunks(queryset.filter(pk__lte=last_seen(request)) if "up_to" in request.POST else queryset):
             found = act(chunk)
             done = set(found.done)
             if acted_on := [obj for obj in chunk if obj.pk in done]:
@@ -100,7 +98,7 @@ class ConfirmingAdmin(BoundedAdmin):
     def question(self, operation: Operation, count: int) -> str:
         return _("%(verb)s %(count)s %(name)s?") % {
             "verb": operation.verb,
-            "count": at_least(count),
+            "count": stats.at_least(count),
             "name": model_ngettext(self.opts, count),
         }
 
@@ -176,14 +174,6 @@ def log(request: HttpRequest, objects: Sequence[Model], operation: Operation) ->
     """Write the history: one LogEntry for each object."""
     user_id: Any = request.user.pk
     LogEntry.objects.log_actions(user_id, objects, operation.flag, f"{operation.verb}.")  # type: ignore[arg-type]
-
-
-def chunks(queryset: QuerySet[Any]) -> Iterator[list[Any]]:
-    """Walk rows by primary key: rows that an action takes out of the list do not move the others' places."""
-    queryset, last = queryset.order_by("pk"), 0
-    while chunk := list(queryset.filter(pk__gt=last)[:CHUNK]):
-        yield chunk
-        last = chunk[-1].pk
 
 
 def last_seen(request: HttpRequest) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.models import DELETION
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as now
@@ -39,9 +39,9 @@ class IdempotencyRecordAdmin(ConfirmingAdmin):
     # Takes the place of Django's own action of that name, which would delete records of effects under way.
     actions = ["delete_selected"]
 
-    def has_delete_permission(self, request: HttpRequest, obj: IdempotencyRecord | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         # Of an effect that may be under way the page offers no button; the action itself says why it refuses.
-        if obj is not None and obj.state != RecordState.DONE:
+        if isinstance(obj, IdempotencyRecord) and obj.state != RecordState.DONE:
             return False
         return request.user.has_perm("jobs.delete_idempotencyrecord")
 

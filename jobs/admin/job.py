@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .. import lifecycle
+from .. import lifecycle, stats
 from ..models import Job, Queue
 from ..states import State
 from .attempt import AttemptInline
@@ -33,13 +33,6 @@ CANCEL = Operation(
     ),
 )
 
-# The order of the index that holds the state, so that a page reads only the rows it shows.
-ORDERS = {
-    State.SCHEDULED: ("run_after", "pk"),
-    State.READY: ("queue_name", "suspect", "-priority", "ready_at", "pk"),
-    State.RUNNING: ("leased_by", "pk"),
-    State.DEAD: ("-finished_at", "-pk"),
-}
 SEARCHED_BY_TASK = 10_000
 # A list needs none of these, and a page of payloads may be megabytes.
 WIDE = ("args", "kwargs", "return_value", "worker_ids")
@@ -90,7 +83,7 @@ class JobAdmin(ConfirmingAdmin):
         return JobList
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        return ORDERS.get(request.GET.get("state"), ("-pk",))  # type: ignore[call-overload]
+        return stats.LISTED_BY.get(request.GET.get("state"), ("-pk",))  # type: ignore[call-overload]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str

@@ -12,7 +12,6 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
-from .. import stats
 from ..models import Job
 from ..states import State
 
@@ -48,11 +47,6 @@ def age(moment: datetime | None) -> str:
     if moment is None:
         return "-"
     return timesince(moment, timezone.now(), depth=1)
-
-
-def at_least(count: int) -> str:
-    """Return a bounded count as text: `10000+` where it stopped counting."""
-    return f"{count}+" if count >= stats.MAX_COUNTED else str(count)
 
 
 def first_line(text: str, length: int = 120) -> str:

@@ -18,7 +18,7 @@ from ..models import Queue
 from .confirmation import ConfirmingAdmin, Operation
 from .job import lead_of_paused
 from .listing import Lead, Tool
-from .presentation import age, at_least, badge
+from .presentation import age, badge
 from .worker import lead_of_workers
 
 PAUSE = Operation(
@@ -95,20 +95,20 @@ class QueueAdmin(ConfirmingAdmin):
 
     @admin.display(description=_("scheduled"))
     def scheduled(self, queue: Queue) -> str:
-        return at_least(queue.figures.scheduled)  # type: ignore[attr-defined]
+        return stats.at_least(queue.figures.scheduled)  # type: ignore[attr-defined]
 
     @admin.display(description=_("ready"))
     def ready(self, queue: Queue) -> str:
-        return at_least(queue.figures.ready)  # type: ignore[attr-defined]
+        return stats.at_least(queue.figures.ready)  # type: ignore[attr-defined]
 
     @admin.display(description=_("running"))
     def running(self, queue: Queue) -> str:
-        return at_least(queue.figures.running)  # type: ignore[attr-defined]
+        return stats.at_least(queue.figures.running)  # type: ignore[attr-defined]
 
     @admin.display(description=_("dead"))
     def dead(self, queue: Queue) -> str | SafeString:
         count = queue.figures.dead  # type: ignore[attr-defined]
-        return format_html("<strong>{}</strong>", at_least(count)) if count else "0"
+        return format_html("<strong>{}</strong>", stats.at_least(count)) if count else "0"
 
     @admin.display(description=_("oldest waits"))
     def oldest(self, queue: Queue) -> str:
