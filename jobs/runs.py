@@ -85,10 +85,15 @@ def thread_gate() -> Gate:
 class Run:
     """One attempt in progress."""
 
-    def __init__(self, lease: Lease, gate: Gate, deadline: float | None = None) -> None:
+    def __init__(
+        self, lease: Lease, gate: Gate, timeout_seconds: float | None = None, cancel: Callable[[], None] | None = None
+    ) -> None:
         self.lease = lease
         self.gate = gate
-        self.deadline = deadline  # monotonic seconds
+        self.timeout_seconds = timeout_seconds
+        self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self.kept_since = lease.claimed_monotonic  # when the lease was last known to be ours
+        self.cancel = cancel or (lambda: None)
         self.cancel_requested = lease.cancel_requested
         self.lease_lost = False
         self.progress: tuple[int | None, str] | None = None  # not written yet
@@ -146,7 +151,7 @@ class JobContext(TaskContext):  # type: ignore[misc]
         return self.run.lease_lost
 
     def progress(self, percent: int | None, message: str = "") -> None:
-        """Tell people how far the task is. Units: `percent` 0 to 100. Written within a heartbeat, at most once a second."""
+        """Tell people how far the task is. Units: `percent` 0 to 100. Written about once a second."""
         if percent is not None and (isinstance(percent, bool) or not 0 <= percent <= 100):
             raise ValueError(f"progress takes a percentage from 0 to 100, not {percent!r}")
         self.run.progress = (None if percent is None else int(percent), str(message)[:200])

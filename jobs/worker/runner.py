@@ -1,5 +1,6 @@
 """The life of one attempt, from a lease to an outcome. It writes nothing, unless the task is transactional."""
 
+import asyncio
 import json
 import logging
 import time
@@ -76,16 +77,16 @@ class Runner:
         self.options = options
         self.running: dict[int, Run] = {}
 
-    def deadline(self, lease: Lease, task: Any) -> float | None:
+    def timeout_seconds(self, lease: Lease, task: Any) -> float | None:
         timeout: timedelta | None = lease.timeout or getattr(task, "timeout_length", None)
-        return None if timeout is None else time.monotonic() + timeout.total_seconds()
+        return None if timeout is None else timeout.total_seconds()
 
     def run(self, lease: Lease, watch: Callable[[Run], None] | None = None) -> Finished:
         """Run one attempt in the calling thread. `watch` learns of the run before the task begins."""
         call = prepared(lease, self.options)
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
-        with self.tracked(Run(lease, thread_gate(), self.deadline(lease, call.task)), watch) as run:
+        with self.tracked(Run(lease, thread_gate(), self.timeout_seconds(lease, call.task)), watch) as run:
             announce_start(lease)
             started = time.monotonic()
             result = self.attempt(run, call)
@@ -207,13 +208,16 @@ class AsyncRunner(Runner):
     """Runs attempts of coroutine tasks, all in one event loop."""
 
     async def arun(self, lease: Lease, watch: Callable[[Run], None] | None = None) -> Finished:
-        import asyncio
-
         call = prepared(lease, self.options)
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
-        gate = task_gate(asyncio.get_running_loop(), asyncio.current_task())
-        with self.tracked(Run(lease, gate, self.deadline(lease, call.task)), watch) as run:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        gate = task_gate(loop, task)
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]
+
+        with self.tracked(Run(lease, gate, self.timeout_seconds(lease, call.task), cancel), watch) as run:
             announce_start(lease)
             started = time.monotonic()
             value: Any = None
@@ -221,7 +225,7 @@ class AsyncRunner(Runner):
             try:
                 value = await self.acalled(run, call)
             except asyncio.CancelledError as cancelled:
-                error = gate.error or cancelled
+                error = gate.error or (CancelJob("cancelled on request") if run.cancel_requested else cancelled)
             except BaseException as raised:
                 error = raised
             gate.close()

@@ -1,0 +1,75 @@
+"""`manage.py runworker`: parses arguments and starts a worker tree."""
+
+from argparse import ArgumentParser
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from jobs import conf
+from jobs.metrics import serve
+from jobs.storage import storage
+from jobs.tally import Merged
+from jobs.worker.plan import Plan
+from jobs.worker.supervisor import Supervisor, Tree
+
+
+class Command(BaseCommand):
+    help = "Run jobs: a supervisor, its worker processes, and their threads. Also called jobs_worker."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--queue", action="append", default=[], metavar="NAME", help="serve this queue; repeat it; default: all")
+        add("--processes", type=count, default=1, metavar="N", help="worker processes; default: 1")
+        add("--threads", type=count, default=4, metavar="N", help="threads in each process; default: 4")
+        add("--drain", action="store_true", help="exit 0 once nothing that this tree may run is left")
+        add("--max-jobs", type=count, metavar="N", help="stop the tree after N jobs")
+        add("--recycle-after", type=count, metavar="N", help="replace a process after N jobs")
+        for name, help_text in LENGTHS.items():
+            add(f"--{name.replace('_', '-')}", type=seconds, metavar="SECONDS", help=help_text)
+        add("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on this port of 127.0.0.1")
+        add("--no-reload", action="store_true", help="with DEBUG: do not restart processes when code changes")
+
+    def handle(self, *args: Any, **given: Any) -> None:
+        options = conf.options()
+        lengths = {name: given[name] if given[name] is not None else getattr(options, name) for name in LENGTHS}
+        heartbeat = given["heartbeat"] or (lengths["lease"] / 3 if given["lease"] else options.heartbeat_interval)
+        if heartbeat > lengths["lease"] / 2:
+            raise CommandError("--heartbeat must be at most half of the lease: one missed beat would lose it")
+        plan = Plan(
+            worker_id="",
+            queues=given["queue"],
+            threads=given["threads"],
+            lease_seconds=lengths["lease"].total_seconds(),
+            heartbeat_seconds=heartbeat.total_seconds(),
+            grace_seconds=lengths["grace"].total_seconds(),
+            timeout_grace_seconds=lengths["timeout_grace"].total_seconds(),
+            poll_seconds=lengths["poll_interval"].total_seconds(),
+            reload=settings.DEBUG and not given["no_reload"] and not given["drain"],
+        )
+        tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"])
+        merged = Merged()
+        server = serve(given["metrics_port"], merged) if given["metrics_port"] is not None else None
+        code = Supervisor(tree, storage(), options, merged, say=self.stdout.write).run()
+        if server:
+            server.stop()
+        if code:
+            raise SystemExit(code)
+
+
+LENGTHS = {
+    "lease": "a job is handed out again when its lease is not renewed for so long; default: OPTIONS",
+    "heartbeat": "renew leases so often; default: a third of the lease",
+    "grace": "after SIGTERM, wait so long for running jobs; default: OPTIONS",
+    "timeout_grace": "replace a process whose job ignores its timeout for so long; default: OPTIONS",
+    "poll_interval": "look for jobs so often when no notification comes; default: OPTIONS",
+}
+
+
+def count(text: str) -> int:
+    return conf.count(int(text))
+
+
+def seconds(text: str) -> timedelta:
+    return conf.length_or_zero(float(text))

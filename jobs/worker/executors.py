@@ -1,0 +1,158 @@
+"""Executors: threads that run jobs from the buffer, and one event loop that runs coroutines. Neither writes a row."""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections
+
+from ..leases import Lease
+from ..outcomes import ErrorReport, Failed
+from ..states import Reason
+from .connections import tidy
+from .runner import AsyncRunner, Finished
+from .slots import Slots
+
+log = logging.getLogger("jobs")
+
+FLUSH_AT = 100  # outcomes waiting to be written
+
+
+class Desk:
+    """What executors and the engine share: outcomes to write, leases not to start, and the engine's bell."""
+
+    def __init__(self, slots: Slots, runner: AsyncRunner, ring: Callable[[], None]) -> None:
+        self.slots = slots
+        self.runner = runner
+        self.ring = ring
+        self.finished: deque[Finished] = deque()
+        self.lost: set[int] = set()  # leases found gone before they were started
+        self.running = 0  # only for a look: not exact
+        self.last_start = time.monotonic()
+
+    def hand_in(self, finished: Finished, dry: bool) -> None:
+        """Take an outcome; wake the engine when enough have come together or there is nothing else to run."""
+        self.finished.append(finished)
+        if dry or len(self.finished) >= FLUSH_AT:
+            self.ring()
+
+    def broken(self, lease: Lease, error: BaseException) -> Finished:
+        """Return the outcome of an attempt whose runner itself failed: a bug of ours must not lose the job."""
+        log.critical("runner failed", exc_info=error, extra=lease.log_fields())
+        report = ErrorReport.of(error)
+        return Finished(lease, Failed(report, reason=Reason.PERMANENT_ERROR), None, time.monotonic())
+
+
+class Threads:
+    """`count` threads on one buffer."""
+
+    def __init__(self, desk: Desk, count: int) -> None:
+        self.desk = desk
+        self.buffer: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self.threads = [
+            threading.Thread(target=self.work, args=(row,), name=f"executor-{row}", daemon=True) for row in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        for _ in self.threads:
+            self.buffer.put(None)
+
+    def take_unstarted(self) -> list[Lease]:
+        """Empty the buffer and return what was in it."""
+        found = []
+        while True:
+            try:
+                lease = self.buffer.get_nowait()
+            except queue.Empty:
+                return found
+            if lease is not None:
+                found.append(lease)
+
+    def work(self, row: int) -> None:
+        desk, slots = self.desk, self.desk.slots
+        while (lease := self.buffer.get()) is not None:
+            desk.last_start = time.monotonic()
+            if lease.id in desk.lost:
+                continue
+            try:
+                finished = desk.runner.run(
+                    lease, lambda run: slots.mark(row, run.lease.id, run.lease.token, run.deadline)
+                )
+            except BaseException as error:
+                finished = desk.broken(lease, error)
+            slots.clear(row)
+            tidy()
+            desk.hand_in(finished, dry=self.buffer.empty())
+        connections.close_all()
+
+
+class Loop:
+    """One event loop in one thread, for at most `count` coroutines at a time."""
+
+    def __init__(self, desk: Desk, first_row: int, count: int) -> None:
+        self.desk = desk
+        self.free = deque(range(first_row, first_row + count))
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="event-loop", daemon=True)
+        self.tasks: set[Any] = set()
+        self.waiting: deque[Lease] = deque()
+
+    def start(self) -> None:
+        """Begin with the first coroutine: most projects have none."""
+        if not self.thread.is_alive():
+            self.thread.start()
+
+    @property
+    def held(self) -> int:
+        return len(self.tasks) + len(self.waiting)
+
+    def put(self, lease: Lease) -> None:
+        self.start()
+        self.waiting.append(lease)
+        self.loop.call_soon_threadsafe(self.begin_waiting)
+
+    def take_unstarted(self) -> list[Lease]:
+        found = []
+        while self.waiting:
+            try:
+                found.append(self.waiting.popleft())
+            except IndexError:  # the loop was quicker
+                break
+        return found
+
+    def begin_waiting(self) -> None:
+        while self.waiting and self.free:
+            try:
+                lease = self.waiting.popleft()
+            except IndexError:  # it was given back in this very moment
+                return
+            if lease.id not in self.desk.lost:
+                self.begin(lease, self.free.popleft())
+
+    def begin(self, lease: Lease, row: int) -> None:
+        task = self.loop.create_task(self.work(lease, row))
+        # The loop itself keeps only a weak reference.
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def work(self, lease: Lease, row: int) -> None:
+        slots = self.desk.slots
+        try:
+            finished = await self.desk.runner.arun(
+                lease, lambda run: slots.mark(row, run.lease.id, run.lease.token, run.deadline)
+            )
+        except BaseException as error:
+            finished = self.desk.broken(lease, error)
+        slots.clear(row)
+        self.free.append(row)
+        self.begin_waiting()
+        self.desk.hand_in(finished, dry=not self.waiting)

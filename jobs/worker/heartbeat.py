@@ -1,0 +1,104 @@
+"""Keeps a process's leases: one statement every third of a lease, on a connection of its own."""
+
+import logging
+import threading
+import time
+
+from django.db import Error as DatabaseFailure
+from django.db import connections
+
+from ..exceptions import LeaseLost
+from ..leases import Lease
+from ..runs import Run
+from ..storage import Storage
+from .connections import pause_after
+from .engine import Engine
+
+log = logging.getLogger("jobs")
+
+PROGRESS_SECONDS = 1.0
+
+
+class Heartbeat:
+    """Threads: one of its own; `kept_until` may be read by any."""
+
+    def __init__(self, engine: Engine, store: Storage, interval_seconds: float) -> None:
+        self.engine = engine
+        self.store = store
+        self.interval_seconds = interval_seconds
+        self.stopping = threading.Event()
+        self.renewed_at = time.monotonic()
+        self.due_at = 0.0
+        self.thread = threading.Thread(target=self.run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def run(self) -> None:
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                delay = self.tick()
+                failures = 0
+            except DatabaseFailure as error:
+                failures += 1
+                log.warning("heartbeat failed", extra={"error": repr(error), "failures": failures})
+                connections[self.store.alias].close()
+                delay = min(pause_after(failures), self.interval_seconds)
+            self.stopping.wait(delay)
+        connections.close_all()
+
+    def tick(self) -> float:
+        """Renew when due, write what running tasks say of themselves, and return the seconds until the next look."""
+        now = time.monotonic()
+        if now >= self.due_at and self.engine.held:
+            self.beat()
+            self.due_at = now + self.interval_seconds
+        self.write_progress()
+        return min(PROGRESS_SECONDS, max(0.0, self.due_at - time.monotonic())) if self.engine.held else 0.1
+
+    def beat(self) -> None:
+        """Renew all leases of this process and act on those that are gone. A locked row is unknown, not gone."""
+        asked = dict(self.engine.held)
+        asked_at = time.monotonic()
+        rows = {row.id: row for row in self.store.renew(self.engine.plan.worker_id, self.engine.plan.lease)}
+        running = dict(self.engine.desk.runner.running)
+        gone = [lease for lease in asked.values() if lease.id not in rows or rows[lease.id].token != lease.token]
+        if all(row.renewed for row in rows.values()):
+            self.renewed_at = asked_at
+        for lease in asked.values():
+            row = rows.get(lease.id)
+            if row is not None and row.renewed and (run := running.get(lease.id)):
+                run.kept_since = asked_at
+                if row.cancel_requested:
+                    ask_to_stop(run)
+        self.give_up(gone, running)
+
+    def give_up(self, gone: list[Lease], running: dict[int, Run]) -> None:
+        for lease in gone:
+            run = running.get(lease.id)
+            if run is not None and run.lease.token == lease.token:
+                lose(run, "its lease was taken back")
+        self.engine.forget([lease for lease in gone if lease.id not in running])
+
+    def write_progress(self) -> None:
+        for run in list(self.engine.desk.runner.running.values()):
+            if (said := run.progress) is not None:
+                run.progress = None
+                self.store.note_progress(run.lease.worker_id, run.lease.id, run.lease.token, *said)
+
+
+def lose(run: Run, why: str) -> None:
+    """Stop a run whose lease is gone, or may be: what it writes would not count."""
+    run.lease_lost = True
+    if run.gate.interrupt(LeaseLost(why)):
+        log.warning("run interrupted", extra=run.lease.log_fields() | {"why": why})
+
+
+def ask_to_stop(run: Run) -> None:
+    """Pass on that somebody asked for an end: a coroutine is cancelled, a thread has to look."""
+    run.cancel_requested = True
+    run.cancel()

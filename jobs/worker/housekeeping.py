@@ -1,0 +1,274 @@
+"""What a tree does besides running jobs: promote what is due, reap, show its presence, prune; and what its supervisor
+needs of the database, so that a lost database never blocks the supervisor itself."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.db import Error as DatabaseFailure
+from django.db import connections
+from django.db.models import Q
+
+from .. import lifecycle
+from ..conf import Options
+from ..models import Queue, Worker
+from ..outcomes import Settlement
+from ..states import State
+from ..storage import ReadyQueue, Storage
+from .announcer import announce_all
+from .connections import pause_after
+
+log = logging.getLogger("jobs")
+
+PROMOTED_AT_ONCE = 1000
+REAP_SECONDS = 1.0
+PRUNE_SECONDS = 60.0
+PRUNED_AT_ONCE = 2000
+FORGOTTEN = timedelta(hours=1)  # a worker not seen for so long leaves the list
+SOON = timedelta(seconds=5)
+DRAIN_LOOK_SECONDS = 0.1
+
+
+@dataclass
+class Presence:
+    """A process to show in the list of workers."""
+
+    worker_id: str
+    pid: int
+    threads: int
+
+
+@dataclass
+class Findings:
+    """What the supervisor reads without asking the database itself."""
+
+    suspects_wait: bool = False
+    drained: bool = False
+    left: dict[str, int] = field(default_factory=dict)
+
+
+class Trust:
+    """Whether this reaper may act: only after it has itself been able to write for a heartbeat without interruption.
+
+    After an outage, or after this process was paused, holders renew before anybody reaps.
+    """
+
+    def __init__(self, needed_seconds: float) -> None:
+        self.needed_seconds = needed_seconds
+        self.since: float | None = None
+        self.last: float | None = None
+
+    def wrote(self, now: float) -> None:
+        longest_gap = max(2.0, self.needed_seconds / 2)
+        if self.since is None or self.last is None or now - self.last > longest_gap:
+            self.since = now
+        self.last = now
+
+    def failed(self) -> None:
+        self.since = None
+
+    def is_earned(self, now: float) -> bool:
+        return self.since is not None and now - self.since >= self.needed_seconds
+
+
+class Housekeeping:
+    """Threads: one of its own; `chore`, `findings` and `presences` are shared with the supervisor."""
+
+    def __init__(
+        self,
+        store: Storage,
+        options: Options,
+        *,
+        tree: str,
+        hostname: str,
+        queues: Collection[str],
+        heartbeat_seconds: float,
+        drain: bool,
+        on_settled: Callable[[list[Settlement]], None] = lambda settlements: None,
+    ) -> None:
+        self.store, self.options = store, options
+        self.tree, self.hostname, self.queues, self.drain = tree, hostname, list(queues), drain
+        self.on_settled = on_settled
+        self.heartbeat_seconds = heartbeat_seconds
+        self.findings = Findings()
+        self.presences: dict[str, Presence] = {}
+        self.chores: queue.SimpleQueue[Callable[[], list[Settlement]]] = queue.SimpleQueue()
+        self.trust = Trust(heartbeat_seconds)
+        self.bell = threading.Event()
+        self.stopping = False
+        self.reap_at = self.show_at = 0.0
+        self.prune_at = time.monotonic() + 5.0
+        self.pruned_to = 0
+        self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End after the chores that are left, for at most so long."""
+        self.stopping = True
+        self.bell.set()
+        self.thread.join(seconds)
+
+    def chore(self, act: Callable[[], list[Settlement]]) -> None:
+        """Do this as soon as the database allows, and not before it has succeeded."""
+        self.chores.put(act)
+        self.bell.set()
+
+    def run(self) -> None:
+        failures = 0
+        while True:
+            self.bell.clear()
+            try:
+                delay = self.tick()
+                failures = 0
+            except DatabaseFailure as error:
+                failures += 1
+                self.trust.failed()
+                log.warning("housekeeping failed", extra={"error": repr(error), "failures": failures})
+                connections[self.store.alias].close()
+                delay = pause_after(failures)
+            if self.stopping and self.chores.empty():
+                break
+            self.bell.wait(delay)
+        self.leave()
+        connections.close_all()
+
+    def tick(self) -> float:
+        now = time.monotonic()
+        self.do_chores()
+        if self.stopping:
+            return 0.05
+        promoted = self.store.promote(PROMOTED_AT_ONCE)
+        if promoted:
+            self.store.notify("")
+        self.trust.wrote(time.monotonic())
+        self.look_at_queues()
+        if now >= self.show_at:
+            self.show()
+            self.show_at = now + self.heartbeat_seconds
+        if now >= self.reap_at and self.trust.is_earned(now):
+            self.reap()
+            self.reap_at = now + REAP_SECONDS
+        if now >= self.prune_at:
+            self.prune(now)
+        if self.drain:
+            self.look_for_the_end()
+            return DRAIN_LOOK_SECONDS
+        return 0.0 if promoted == PROMOTED_AT_ONCE else min(1.0, self.options.poll_interval.total_seconds())
+
+    def do_chores(self) -> None:
+        while True:
+            try:
+                act = self.chores.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self.settled(act())
+            except DatabaseFailure:
+                self.chores.put(act)
+                raise
+
+    def settled(self, settlements: list[Settlement]) -> None:
+        if settlements:
+            announce_all(settlements)
+            self.on_settled(settlements)
+            self.store.notify("")
+            if any(s.suspect and s.state == State.READY for s in settlements):
+                self.findings.suspects_wait = True
+
+    def reap(self) -> None:
+        while reaped := lifecycle.reap():
+            log.warning("leases reaped", extra={"jobs": len(reaped)})
+            self.settled(reaped)
+            if len(reaped) < lifecycle.BATCH:
+                return
+
+    def look_at_queues(self) -> None:
+        ready = self.store.ready_queues()
+        self.findings.suspects_wait = any(queue.has_suspects and self.serves(queue) for queue in ready)
+        if unlisted := [queue.name for queue in ready if queue.unlisted]:
+            self.store.list_queues(unlisted)
+
+    def serves(self, queue: ReadyQueue) -> bool:
+        return not queue.paused and (not self.queues or queue.name in self.queues)
+
+    # Presence
+
+    def show(self) -> None:
+        """Write which processes of this tree are alive, and forget workers that nobody has seen for long."""
+        moment = self.store.now()
+        workers = self.store.rows(Worker)
+        for presence in list(self.presences.values()):
+            if not workers.filter(worker_id=presence.worker_id).update(last_seen_at=moment):
+                workers.create(
+                    worker_id=presence.worker_id,
+                    tree=self.tree,
+                    hostname=self.hostname,
+                    pid=presence.pid,
+                    queues=self.queues,
+                    threads=presence.threads,
+                    started_at=moment,
+                    last_seen_at=moment,
+                )
+        workers.filter(tree=self.tree).exclude(worker_id__in=list(self.presences)).delete()
+        workers.filter(last_seen_at__lt=moment - FORGOTTEN).delete()
+
+    def present(self, presence: Presence) -> None:
+        self.presences[presence.worker_id] = presence
+        self.show_at = 0.0
+        self.bell.set()
+
+    def absent(self, worker_id: str) -> None:
+        self.presences.pop(worker_id, None)
+        self.show_at = 0.0
+
+    def leave(self) -> None:
+        try:
+            self.store.rows(Worker).filter(tree=self.tree).delete()
+        except DatabaseFailure as error:
+            log.warning("presence not removed", extra={"error": repr(error)})
+
+    # Prune
+
+    def prune(self, now: float) -> None:
+        """Take one step of the walk over old rows; a full walk starts again after a pause."""
+        keep = dict(self.options.retention)
+        deleted, place = self.store.prune_jobs(self.pruned_to, PRUNED_AT_ONCE, keep)
+        deleted += self.store.prune_records(PRUNED_AT_ONCE)
+        self.pruned_to = place or 0
+        self.prune_at = now + (1.0 if place else PRUNE_SECONDS)
+        if deleted:
+            log.info("pruned", extra={"rows": deleted})
+
+    # Drain
+
+    def look_for_the_end(self) -> None:
+        """Note whether anything is left that this tree may run: one statement, so that no job slips between two."""
+        jobs = self.store.jobs
+        if self.queues:
+            jobs = jobs.filter(queue_name__in=self.queues)
+        paused = list(self.store.rows(Queue).filter(paused=True).values_list("name", flat=True))
+        moment = self.store.now()
+        mine = Q(state=State.RUNNING, leased_by__in=list(self.presences))
+        abandoned = Q(state=State.RUNNING, lease_expires_at__lt=moment)
+        ready = Q(state=State.READY) & ~Q(queue_name__in=paused)
+        soon = Q(state=State.SCHEDULED, run_after__lt=moment + SOON, held_since=None) & ~Q(queue_name__in=paused)
+        if not jobs.filter(mine | abandoned | ready | soon).exists():
+            self.findings.left = self.left_over()
+            self.findings.drained = True
+
+    def left_over(self) -> dict[str, int]:
+        """Count what stays, 10,000 of each at most."""
+        jobs: Any = self.store.jobs
+        kinds = {
+            "scheduled for later": jobs.scheduled(),
+            "ready in paused or other queues": jobs.ready(),
+            "running elsewhere": jobs.running(),
+        }
+        return {kind: n for kind, found in kinds.items() if (n := found.values("pk")[:10_000].count())}

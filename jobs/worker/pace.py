@@ -1,0 +1,27 @@
+"""How many jobs to claim ahead, by Little's law: about 100 ms of work, so that a short job never waits for a claim
+and a slow one is left for others."""
+
+from .plan import MAX_AHEAD
+
+AHEAD_SECONDS = 0.1
+WEIGHT = 0.3  # of the newest batch in the running mean
+
+
+class Pace:
+    """A running mean of how long attempts take. Units: seconds."""
+
+    def __init__(self) -> None:
+        self.mean: float | None = None
+
+    def observe(self, seconds: float, jobs: int) -> None:
+        """Take in a batch of `jobs` attempts that ran for `seconds` in all."""
+        if not jobs:
+            return
+        newest = seconds / jobs
+        self.mean = newest if self.mean is None else self.mean + WEIGHT * (newest - self.mean)
+
+    def ahead(self, threads: int) -> int:
+        """Return how many jobs may wait in the buffer. None until it is known how long a job takes."""
+        if self.mean is None or self.mean >= AHEAD_SECONDS:
+            return 0
+        return min(MAX_AHEAD, int(threads * AHEAD_SECONDS / max(self.mean, 1e-6)))

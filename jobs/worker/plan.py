@@ -1,0 +1,52 @@
+"""What a supervisor tells a process at its birth: one JSON line over the pipe that later carries its orders."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+ASYNC_SLOTS = 200
+MAX_AHEAD = 500
+
+# How a process ends. A supervisor tells them from a crash.
+EXIT_DONE = 0
+EXIT_CONFIGURATION = 1
+EXIT_GRACE_OVER = 75
+EXIT_SECOND_SIGNAL = 130
+
+DRAIN = "drain"
+STOP_NOW = "now"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one process works. Units: seconds."""
+
+    worker_id: str
+    queues: list[str] = field(default_factory=list)  # empty: all
+    threads: int = 4
+    async_slots: int = ASYNC_SLOTS
+    lease_seconds: float = 60.0
+    heartbeat_seconds: float = 20.0
+    grace_seconds: float = 25.0
+    timeout_grace_seconds: float = 5.0
+    poll_seconds: float = 1.0
+    max_jobs: int | None = None  # drain after so many
+    solo: bool = False  # run suspects only, one at a time, and end when there are none
+    reload: bool = False  # end when the code on disk changes
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def slots(self) -> int:
+        return self.threads + self.async_slots
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "Plan":
+        fields: dict[str, Any] = json.loads(line)
+        return cls(**fields)

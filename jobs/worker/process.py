@@ -1,0 +1,140 @@
+"""One worker process: it puts an engine, executors, a heartbeat and a watchdog together, and obeys its supervisor.
+
+Started as `python -m jobs.worker.process FDS`, never by hand.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from .plan import DRAIN, EXIT_DONE, EXIT_GRACE_OVER, STOP_NOW, Plan
+from .slots import Slots
+
+log = logging.getLogger("jobs")
+
+REPORT_SECONDS = 0.5
+ANNOUNCE_SECONDS = 5.0
+
+
+class Reporter:
+    """Sends what this process counted to its supervisor, from a thread that may block without harm."""
+
+    def __init__(self, descriptor: int, tally: Any) -> None:
+        self.descriptor = descriptor
+        self.tally = tally
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, name="reporter", daemon=True)
+
+    def run(self) -> None:
+        self.send({"ready": True})
+        while not self.stopping.wait(REPORT_SECONDS):
+            self.report()
+        self.report()
+
+    def report(self) -> None:
+        if delta := self.tally.take():
+            self.send({"tally": delta})
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self.descriptor, data) :]
+        except OSError:
+            self.stopping.set()  # the supervisor is gone; the end of the other pipe says so too
+
+    def stop(self, seconds: float) -> None:
+        self.stopping.set()
+        self.thread.join(seconds)
+
+
+class Process:
+    def __init__(self, plan: Plan, slots: Slots, orders: Any, report: int) -> None:
+        from ..conf import options
+        from ..storage import storage
+        from ..tally import Tally
+        from .announcer import Announcer
+        from .engine import Engine
+        from .executors import Desk, Loop, Threads
+        from .heartbeat import Heartbeat
+        from .runner import AsyncRunner
+        from .wakeup import Wakeup
+        from .watchdog import Watchdog
+
+        self.plan, self.orders = plan, orders
+        tally = Tally()
+        self.announcer = Announcer()
+        self.engine = Engine(plan, storage(), self.announcer, tally)
+        desk = Desk(slots, AsyncRunner(options()), self.engine.ring)
+        self.threads = Threads(desk, plan.threads)
+        self.engine.attach(desk, self.threads, Loop(desk, plan.threads, plan.async_slots))
+        self.heartbeat = Heartbeat(self.engine, storage(), plan.heartbeat_seconds)
+        self.watchdog = Watchdog(self.engine)
+        self.wakeup = Wakeup(self.engine, storage())
+        self.reporter = Reporter(report, tally)
+
+    def run(self) -> int:
+        threading.Thread(target=self.obey, name="orders", daemon=True).start()
+        if self.plan.reload:
+            from .reload import when_code_changes
+
+            when_code_changes(lambda: self.engine.drain(self.plan.grace_seconds))
+        for part in (self.announcer, self.threads, self.watchdog, self.heartbeat, self.wakeup):
+            part.start()
+        self.reporter.thread.start()
+        clean = self.engine.run()
+        self.heartbeat.stop()
+        self.wakeup.stop()
+        self.announcer.stop(ANNOUNCE_SECONDS)
+        self.reporter.stop(1.0)
+        return EXIT_DONE if clean else EXIT_GRACE_OVER
+
+    def obey(self) -> None:
+        """Take orders until the pipe ends: its end means that the supervisor is gone, and this process with it."""
+        for line in self.orders:
+            order = line.decode().strip()
+            if order == DRAIN:
+                self.engine.drain(self.plan.grace_seconds)
+            elif order == STOP_NOW:
+                self.engine.drain(0)
+        self.engine.drain(self.plan.grace_seconds)
+
+
+def be_deaf() -> None:
+    """Leave signals to the supervisor: a Ctrl-C reaches the whole group and still counts once.
+
+    A handler that does nothing, rather than SIG_IGN, which programs that a task starts would inherit.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+
+
+def main(argv: list[str]) -> int:
+    be_deaf()
+    orders_fd, report_fd, slots_fd = (int(number) for number in argv[1:4])
+    orders = os.fdopen(orders_fd, "rb", buffering=0)
+    boot = json.loads(orders.readline())
+    sys.path[:] = boot["path"]
+    plan = Plan.from_line(orders.readline())
+
+    import django
+
+    django.setup()
+    from .connections import keep_connections
+
+    keep_connections()
+    return Process(plan, Slots(slots_fd, plan.slots), orders, report_fd).run()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads may still be inside tasks: leaving through the interpreter would wait for them, or run their finally
+    # blocks while another worker may already own their jobs.
+    os._exit(code)

@@ -1,0 +1,380 @@
+"""The parent of a worker tree: it owns signals, the life and death of its processes, and what their deaths mean."""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from .. import lifecycle
+from ..conf import Options
+from ..outcomes import Settlement
+from ..storage import Storage
+from ..tally import Merged
+from .housekeeping import Housekeeping, Presence
+from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
+from .slots import Slots
+
+log = logging.getLogger("jobs")
+
+LOOK_SECONDS = 0.25
+KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by itself
+LAST_CHORES_SECONDS = 30.0
+STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
+LONGEST_RESTART_SECONDS = 10.0
+
+
+class Child:
+    """A process, the pipes to it, and the memory that tells what it was running."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.slots = Slots.create(plan.slots)
+        orders_read, self.orders = os.pipe()
+        self.reports, reports_write = os.pipe()
+        self.unread = b""
+        self.ready = False
+        self.leaving = False  # told to drain: its end is no crash
+        self.stuck: set[int] = set()  # killed because of these
+        self.killed = False
+        self.started_at = time.monotonic()
+        passed = (orders_read, reports_write, self.slots.descriptor)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        os.close(orders_read)
+        os.close(reports_write)
+        os.set_blocking(self.reports, False)
+        self.write(json.dumps({"path": sys.path}).encode() + b"\n" + plan.line())
+
+    @property
+    def worker_id(self) -> str:
+        return self.plan.worker_id
+
+    def order(self, word: str) -> None:
+        self.leaving = True
+        self.write(word.encode() + b"\n")
+
+    def write(self, data: bytes) -> None:
+        # A process that has just died is noticed by its end, not here.
+        with contextlib.suppress(OSError):
+            os.write(self.orders, data)
+
+    def kill(self) -> None:
+        self.killed = True
+        self.process.kill()
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the messages that have come in since the last call."""
+        try:
+            while chunk := os.read(self.reports, 65536):
+                self.unread += chunk
+        except BlockingIOError:
+            pass
+        *lines, self.unread = self.unread.split(b"\n")
+        return [json.loads(line) for line in lines if line]
+
+    def close(self) -> None:
+        os.close(self.orders)
+        os.close(self.reports)
+        self.slots.close()
+
+
+@dataclass
+class Tree:
+    """What `runworker` was asked for."""
+
+    plan: Plan
+    processes: int = 1
+    drain: bool = False
+    max_jobs: int | None = None
+    recycle_after: int | None = None
+
+
+@dataclass
+class Seat:
+    """A place for one process, with what is known of those that sat there before."""
+
+    quota: int | None = None  # jobs left to run, all processes in this seat together
+    child: Child | None = None
+    failures: int = 0
+    start_at: float = 0.0
+    solo: bool = False
+    finished: bool = False
+    ran: int = field(default=0)
+
+
+class Supervisor:
+    """Threads: all of it runs in the main thread, which never touches the database: housekeeping does."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        store: Storage,
+        options: Options,
+        merged: Merged,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.tree, self.options, self.merged, self.say = tree, options, merged, say
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.seats = [Seat(quota=quota) for quota in quotas(tree.max_jobs, tree.processes)]
+        self.solos: list[Seat] = []
+        self.signals = 0
+        self.stopping = False
+        self.announced = False
+        self.exit_code = EXIT_DONE
+        self.give_up_at = float("inf")
+        self.selector = selectors.DefaultSelector()
+        self.housekeeping = Housekeeping(
+            store,
+            options,
+            tree=self.name,
+            hostname=socket.gethostname(),
+            queues=tree.plan.queues,
+            heartbeat_seconds=tree.plan.heartbeat_seconds,
+            drain=tree.drain,
+            on_settled=self.count,
+        )
+
+    # Life
+
+    def run(self) -> int:
+        """Work until told to stop, drained, or through with `max_jobs`; return the exit code."""
+        with self.listening_to_signals():
+            self.housekeeping.start()
+            while True:
+                self.tick()
+                if self.stopping and not any(seat.child for seat in self.all_seats()):
+                    break
+                self.wait()
+        self.housekeeping.stop(LAST_CHORES_SECONDS)
+        self.say_goodbye()
+        return self.exit_code
+
+    def all_seats(self) -> list[Seat]:
+        return [*self.seats, *self.solos]
+
+    @contextlib.contextmanager
+    def listening_to_signals(self) -> Any:
+        """Let signals wake the selector; what they mean is decided in the loop, not in a handler."""
+        receiver, sender = socket.socketpair()
+        for end in (receiver, sender):
+            end.setblocking(False)
+        self.selector.register(receiver, selectors.EVENT_READ, None)
+        before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self.receiver = receiver
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.selector.close()
+            receiver.close()
+            sender.close()
+
+    def on_signal(self, number: int, frame: object) -> None:
+        self.signals += 1
+
+    def wait(self) -> None:
+        for key, _ in self.selector.select(LOOK_SECONDS):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    while self.receiver.recv(4096):
+                        pass
+
+    def tick(self) -> None:
+        for seat in self.all_seats():
+            if seat.child:
+                self.look_after(seat, seat.child)
+        self.obey_signals()
+        if self.housekeeping.findings.drained and not self.stopping:
+            self.stop("drained")
+        if all(seat.finished for seat in self.seats) and not self.stopping:
+            self.stop("max-jobs reached")
+        if self.stopping:
+            self.finish_off()
+            return
+        self.fill_seats()
+        self.seat_solos()
+
+    # Start
+
+    def fill_seats(self) -> None:
+        for seat in self.seats:
+            if seat.child is None and not seat.finished and time.monotonic() >= seat.start_at:
+                self.start(seat, self.tree.plan)
+        if not self.announced and all(seat.child and seat.child.ready for seat in self.seats if not seat.finished):
+            self.announced = True
+            log.info("worker ready", extra={"tree": self.name, "processes": len(self.seats)})
+
+    def seat_solos(self) -> None:
+        """Start a process of its own for suspects: a job that may kill its worker must not take neighbours along."""
+        waiting = self.housekeeping.findings.suspects_wait
+        starting = any(seat.child and not seat.child.ready for seat in self.solos)
+        if waiting and not starting and len(self.solos) < self.tree.processes:
+            seat = Seat(solo=True)
+            self.solos.append(seat)
+            self.start(seat, replace(self.tree.plan, solo=True, threads=1))
+
+    def start(self, seat: Seat, plan: Plan) -> None:
+        limits = [n for n in (seat.quota, self.tree.recycle_after) if n is not None]
+        worker_id = f"{self.name}-{uuid.uuid4().hex[:12]}"
+        child = Child(replace(plan, worker_id=worker_id, max_jobs=min(limits) if limits and not seat.solo else None))
+        seat.child, seat.ran = child, 0
+        self.selector.register(child.reports, selectors.EVENT_READ, child)
+        self.housekeeping.present(Presence(child.worker_id, child.process.pid, plan.threads))
+
+    # Look after
+
+    def look_after(self, seat: Seat, child: Child) -> None:
+        self.hear(seat, child)
+        if child.process.poll() is not None:
+            self.bury(seat, child)
+            return
+        overdue = child.slots.overdue(time.monotonic(), self.tree.plan.timeout_grace_seconds)
+        if overdue and not child.killed:
+            log.error("process replaced: jobs ignored their timeout", extra={"jobs": sorted(overdue)})
+            child.stuck = overdue
+            child.kill()
+
+    def hear(self, seat: Seat, child: Child) -> None:
+        for message in child.read():
+            if message.get("ready"):
+                child.ready = True
+            if tally := message.get("tally"):
+                self.merged.add(tally)
+                seat.ran += runs_in(tally)
+
+    def bury(self, seat: Seat, child: Child) -> None:
+        """Take back what a dead process held, by what it died of, and decide whether its seat is filled again."""
+        self.hear(seat, child)
+        code = child.process.returncode
+        started = child.slots.started()
+        self.housekeeping.absent(child.worker_id)
+        self.housekeeping.chore(Takeback(self.housekeeping.store, child.worker_id, self.cause(child, code, started)))
+        self.selector.unregister(child.reports)
+        seat.child = None
+        child.close()
+        if seat.quota is not None:
+            seat.quota = max(0, seat.quota - seat.ran)
+            seat.finished = seat.quota == 0
+        if seat.solo:
+            self.solos.remove(seat)
+        elif not self.stopping:
+            self.plan_restart(seat, child, code)
+
+    def cause(self, child: Child, code: int, started: dict[int, int]) -> Callable[[], list[Settlement]]:
+        worker_id = child.worker_id
+        if child.stuck:
+            stuck = child.stuck & started.keys()
+            return partial(lifecycle.take_back_stuck, worker_id, started, stuck, self.options)
+        if child.killed or code in (EXIT_DONE, EXIT_GRACE_OVER):
+            why = "its worker was stopped while it ran"
+            return partial(lifecycle.take_back_stopped, worker_id, started, why)
+        log.error("process died", extra={"worker_id": worker_id, "exit_code": code, "running": sorted(started)})
+        return partial(lifecycle.take_back_lost, worker_id, started)
+
+    def plan_restart(self, seat: Seat, child: Child, code: int) -> None:
+        """Restart at once after a good life, later and later after bad starts."""
+        if code == EXIT_CONFIGURATION and not child.ready and not self.announced:
+            self.exit_code = EXIT_CONFIGURATION
+            self.stop("a process could not start; its error stands above")
+            return
+        lived = time.monotonic() - child.started_at
+        seat.failures = 0 if code == EXIT_DONE or lived > STABLE_SECONDS else seat.failures + 1
+        # The first restart is immediate: one crash is a job's doing, several in a row are the machine's.
+        longest = 0.0 if seat.failures < 2 else min(LONGEST_RESTART_SECONDS, 0.2 * 2 ** min(seat.failures, 10))
+        seat.start_at = time.monotonic() + random.uniform(longest / 2, longest)
+
+    def count(self, settlements: list[Settlement]) -> None:
+        """Count the outcomes that no child could count."""
+        events = []
+        for s in settlements:
+            if s.attempt:
+                events.append([s.attempt.outcome.value, s.lease.task_path, s.lease.queue_name, 1])
+            if s.death:
+                events.append(["dead", s.lease.task_path, s.lease.queue_name, 1])
+        self.merged.add({"events": events})
+
+    # Stop
+
+    def obey_signals(self) -> None:
+        if self.signals and not self.stopping:
+            self.stop("signal")
+        if self.signals > 1 and self.exit_code != EXIT_SECOND_SIGNAL:
+            self.exit_code = EXIT_SECOND_SIGNAL
+            self.give_up_at = time.monotonic() + KILL_AFTER_SECONDS
+            for seat in self.all_seats():
+                if seat.child:
+                    seat.child.order(STOP_NOW)
+
+    def stop(self, why: str) -> None:
+        log.info("worker stopping", extra={"tree": self.name, "why": why})
+        self.stopping = True
+        self.give_up_at = time.monotonic() + self.tree.plan.grace_seconds + KILL_AFTER_SECONDS
+        for seat in self.all_seats():
+            if seat.child:
+                seat.child.order(DRAIN)
+
+    def finish_off(self) -> None:
+        """Kill what has not ended by itself long after the grace."""
+        if time.monotonic() >= self.give_up_at:
+            for seat in self.all_seats():
+                if seat.child and not seat.child.killed:
+                    log.error("process killed after the grace", extra={"worker_id": seat.child.worker_id})
+                    seat.child.kill()
+
+    def say_goodbye(self) -> None:
+        if self.tree.drain and self.housekeeping.findings.drained:
+            left = self.housekeeping.findings.left
+            text = ", ".join(f"{number} {kind}" for kind, number in left.items()) or "nothing"
+            self.say(f"Drained. Left: {text}.")
+        log.info("worker stopped", extra={"tree": self.name, "exit_code": self.exit_code})
+
+
+class Takeback:
+    """A chore: take back until nothing is left, because a dying connection may still hold row locks for a moment."""
+
+    longest_seconds = 60.0
+
+    def __init__(self, store: Storage, worker_id: str, act: Callable[[], list[Settlement]]) -> None:
+        self.store, self.worker_id, self.act = store, worker_id, act
+        self.began_at = time.monotonic()
+
+    def __call__(self) -> list[Settlement]:
+        done = []
+        while True:
+            done.extend(self.act())
+            left = self.store.jobs.running().filter(leased_by=self.worker_id).exists()
+            if not left or time.monotonic() - self.began_at > self.longest_seconds:
+                return done
+            time.sleep(0.1)
+
+
+def quotas(max_jobs: int | None, processes: int) -> list[int | None]:
+    """Share `max_jobs` out, so that a tree runs exactly so many however its processes race."""
+    if max_jobs is None:
+        return [None] * processes
+    seats = min(processes, max_jobs)
+    return [max_jobs // seats + (place < max_jobs % seats) for place in range(seats)]
+
+
+def runs_in(tally: dict[str, Any]) -> int:
+    return sum(sum(counts) for _, counts, _ in tally.get("runs", ()))

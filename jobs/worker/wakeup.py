@@ -1,0 +1,53 @@
+"""Listens for news of ready jobs and wakes the engine. When it hears nothing, polling finds them a little later."""
+
+import logging
+import threading
+
+from django.db import Error as DatabaseFailure
+from django.db import connections
+
+from ..storage import Storage
+from .connections import pause_after
+from .engine import Engine
+
+log = logging.getLogger("jobs")
+
+LOOK_SECONDS = 1.0
+
+
+class Wakeup:
+    def __init__(self, engine: Engine, store: Storage) -> None:
+        self.engine = engine
+        self.store = store
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, name="wakeup", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def run(self) -> None:
+        failures = 0
+        while not self.stopping.is_set():
+            try:
+                self.listen()
+                failures = 0
+            except DatabaseFailure as error:
+                failures += 1
+                log.info("listener lost", extra={"error": repr(error), "failures": failures})
+                connections[self.store.alias].close()
+                self.stopping.wait(pause_after(failures))
+        connections.close_all()
+
+    def listen(self) -> None:
+        """Listen until stopped. What was sent while nobody listened is found by the look right after."""
+        watch = self.store.watch()
+        self.engine.woken()
+        try:
+            while not self.stopping.is_set():
+                if watch.wait(LOOK_SECONDS):
+                    self.engine.woken()
+        finally:
+            watch.close()

@@ -1,0 +1,55 @@
+"""Watches running attempts against this host's monotonic clock: their timeouts, and leases that could not be renewed.
+
+It needs no database, so that it works when the database does not.
+"""
+
+import threading
+import time
+
+from ..exceptions import TimedOut
+from ..runs import Run
+from .engine import Engine
+from .heartbeat import lose
+
+LOOK_SECONDS = 0.1
+# A run whose lease was not renewed stops while a sixth of the lease is left.
+MARGIN = 1 / 6
+
+
+class Watchdog:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.lease_seconds = engine.plan.lease_seconds
+        # A task that has ignored its timeout for this long makes its process take nothing new.
+        self.patience_seconds = min(1.0, engine.plan.timeout_grace_seconds / 2)
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            self.stopping.wait(self.tick())
+
+    def tick(self) -> float:
+        """Interrupt what is over its time and return the seconds until the next look."""
+        now = time.monotonic()
+        runs = list(self.engine.desk.runner.running.values())
+        for run in runs:
+            self.check(run, now)
+        stuck = any(run.deadline and now > run.deadline + self.patience_seconds for run in runs)
+        if stuck != self.engine.retired:
+            self.engine.retired = stuck
+            self.engine.ring()
+        nearest = min((run.deadline - now for run in runs if run.deadline and run.deadline > now), default=LOOK_SECONDS)
+        return min(LOOK_SECONDS, nearest)
+
+    def check(self, run: Run, now: float) -> None:
+        if run.deadline and now >= run.deadline:
+            run.gate.interrupt(TimedOut(f"ran longer than its timeout of {run.timeout_seconds:g} s"))
+        if now >= run.kept_since + self.lease_seconds * (1 - MARGIN):
+            lose(run, "its lease could not be renewed in time")
