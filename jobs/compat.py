@@ -5,6 +5,7 @@ Django 6.0 and later bring their own; Django 5.2 uses the `django-tasks` backpor
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -37,6 +38,8 @@ else:
     (InvalidTask,) = names(".exceptions", "InvalidTask" if django.VERSION >= (6, 0) else "InvalidTaskError")
     task_enqueued, task_finished, task_started = names(".signals", "task_enqueued", "task_finished", "task_started")
 
+LOGGER = logging.getLogger(ROOT)
+
 __all__ = [
     "BaseTaskBackend",
     "DummyBackend",
@@ -49,6 +52,7 @@ __all__ = [
     "TaskResultDoesNotExist",
     "TaskResultMismatch",
     "TaskResultStatus",
+    "is_heard",
     "register_checks",
     "task_backends",
     "task_enqueued",
@@ -60,3 +64,12 @@ __all__ = [
 def register_checks() -> None:
     """Import the framework's own system checks: they register themselves only once imported."""
     importlib.import_module(f"{ROOT}.checks")
+
+
+def is_heard(signal: Any, level: int) -> bool:
+    """Say whether sending a task signal has any effect.
+
+    The framework itself listens to each of its signals in order to log it at `level`; a result is not built for a
+    log record that nobody wants.
+    """
+    return len(signal.receivers) > 1 or LOGGER.isEnabledFor(level)

@@ -50,6 +50,10 @@ class QueueFull(Exception):
         self.retry_after = retry_after
 
 
+class JobEnded(Exception):
+    """What `task_finished` is sent with when a job failed without an exception of its own: its worker was lost, say."""
+
+
 class InvalidPayload(TypeError, ValueError):
     """The arguments cannot become a payload; the message names the task and the argument."""
 

@@ -10,7 +10,8 @@ from typing import Any
 from django.db import connections
 
 from .. import backend, signals
-from ..compat import task_backends, task_finished, task_started
+from ..compat import is_heard, task_backends, task_finished, task_started
+from ..exceptions import JobEnded
 from ..leases import Lease
 from ..outcomes import Failed, Lost, Outcome, Settlement
 from ..states import ENDED, State
@@ -41,7 +42,7 @@ def result_of_lease(lease: Lease, state: State) -> Any:
 
 
 def announce_start(lease: Lease) -> None:
-    if task_started.has_listeners(sender_of(lease)):
+    if is_heard(task_started, logging.INFO):
         task_started.send_robust(sender_of(lease), task_result=result_of_lease(lease, State.RUNNING))
 
 
@@ -62,7 +63,8 @@ def announce(settlement: Settlement, outcome: Outcome | None) -> None:
             retry_in=failed.retry_in,
             exception_class=failed.error.exception_class,
         )
-    if settlement.state in ENDED and task_finished.has_listeners(sender):
+    level = logging.INFO if settlement.state == State.SUCCEEDED else logging.ERROR
+    if settlement.state in ENDED and is_heard(task_finished, level):
         announce_finish(settlement, sender, failed.exception if failed else None)
 
 
@@ -73,11 +75,12 @@ def announce_finish(settlement: Settlement, sender: type | None, error: BaseExce
     except Exception:
         log.exception("result not read for task_finished", extra=settlement.lease.log_fields())
         return
-    if error is None:
+    if error is None and settlement.state == State.SUCCEEDED:
         task_finished.send_robust(sender, task_result=result)
         return
+    said = settlement.death.error.message if settlement.death else f"the job was {settlement.state.value}"
     try:
-        raise error
+        raise error or JobEnded(said)
     except BaseException:
         task_finished.send_robust(sender, task_result=result)
 

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from .. import payload, registry
 from ..conf import Options
-from ..exceptions import Interruption, InvalidPayload, LeaseLost, PermanentError
+from ..exceptions import CancelJob, Interruption, InvalidPayload, LeaseLost, PermanentError
 from ..idempotency import Guard
 from ..leases import Lease
 from ..outcomes import Buried, ErrorReport, Outcome, Succeeded
