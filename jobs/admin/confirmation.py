@@ -21,6 +21,7 @@ from django.utils.translation import ngettext
 from .. import stats
 from ..lifecycle import Report
 from .listing import BoundedAdmin, Tool
+from .paging import row_id
 
 SHOWN_ROWS = 10
 SHOWN_IDS = 5
@@ -62,7 +63,9 @@ class ConfirmingAdmin(BoundedAdmin):
         if request.method != "POST" or "confirmed" not in request.POST:
             return self.ask(request, queryset, operation, warnings)
         report = Report()
-        for chunk in stats.chunks(queryset.filter(pk__lte=last_seen(request)) if "up_to" in request.POST else queryset):
+        for chunk in stats.chunks(
+            queryset.filter(pk__lte=row_id(request.POST["up_to"])) if "up_to" in request.POST else queryset
+        ):
             found = act(chunk)
             done = set(found.done)
             if acted_on := [obj for obj in chunk if obj.pk in done]:
@@ -174,12 +177,6 @@ def log(request: HttpRequest, objects: Sequence[Model], operation: Operation) ->
     """Write the history: one LogEntry for each object."""
     user_id: Any = request.user.pk
     LogEntry.objects.log_actions(user_id, objects, operation.flag, f"{operation.verb}.")  # type: ignore[arg-type]
-
-
-def last_seen(request: HttpRequest) -> int:
-    text = request.POST["up_to"]
-    # Not a number: nobody was asked anything, so nothing is below it.
-    return int(text) if text.isdecimal() and len(text) < 19 else 0
 
 
 def skipped_text(why: str, ids: list[int]) -> str:

@@ -18,7 +18,8 @@ from ..models import Attempt, DeadLetter, Job
 from ..states import Reason, State
 from .confirmation import ConfirmingAdmin, Operation
 from .filters import ErrorGroupFilter, TriageFilter
-from .listing import Lead, Tool
+from .listing import WIDE, Lead, Tool
+from .paging import row_id
 from .presentation import (
     age,
     breakable,
@@ -75,6 +76,11 @@ ADVICE = {
     Reason.EXPIRED: _("It was not run before it expired. Replay it if it is still wanted; or delete it."),
     Reason.UNCERTAIN: _("Nobody knows whether its effect happened. Find out, then press one of the two answers."),
 }
+
+
+class LetterList(ChangeList):
+    def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        return super().get_queryset(*args, **kwargs).defer(*(f"job__{name}" for name in WIDE))
 
 
 @admin.register(DeadLetter)
@@ -160,6 +166,9 @@ class DeadLetterAdmin(ConfirmingAdmin):
 
     # The list
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return LetterList
+
     @admin.display(description=_("no."))
     def letter(self, letter: DeadLetter) -> str:
         return f"#{letter.pk}"
@@ -189,8 +198,7 @@ class DeadLetterAdmin(ConfirmingAdmin):
         if not term:
             return queryset, False
         if term.isdecimal():
-            number = int(term) if len(term) < 19 else 0
-            return queryset.filter(pk=number) | queryset.filter(job=number), False
+            return queryset.filter(pk=row_id(term)) | queryset.filter(job=row_id(term)), False
         return queryset.filter(group__task_path__startswith=term), False
 
     def lead_of_list(self, request: HttpRequest, changelist: ChangeList) -> Lead:

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from .. import stats
 from ..models import ErrorGroup, Queue
 from ..states import State
+from .paging import row_id
 
 SHOWN_GROUPS = 20
 
@@ -69,14 +70,13 @@ class ErrorGroupFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
         latest = list(ErrorGroup.objects.order_by("-last_seen", "-pk")[:SHOWN_GROUPS])
-        chosen = request.GET.get(self.parameter_name, "")
-        if chosen.isdecimal() and chosen not in {str(group.pk) for group in latest}:
+        chosen = row_id(request.GET.get(self.parameter_name, ""))
+        if chosen and chosen not in {group.pk for group in latest}:
             latest += ErrorGroup.objects.filter(pk=chosen)
         return [(group.pk, group_name(group)) for group in latest]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        value = self.value()
-        return queryset.filter(group=value) if value and value.isdecimal() else queryset
+        return queryset.filter(group=row_id(self.value())) if self.value() else queryset
 
 
 def group_name(group: ErrorGroup) -> str:

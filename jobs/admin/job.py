@@ -19,7 +19,8 @@ from ..states import State
 from .attempt import AttemptInline
 from .confirmation import ConfirmingAdmin, Operation
 from .filters import QueueFilter, StateFilter
-from .listing import Lead, Tool
+from .listing import WIDE, Lead, Tool
+from .paging import row_id
 from .presentation import age, breakable, hidden_payload, may_see_payload, pretty, state_badge
 from .worker import lead_of_workers
 
@@ -34,8 +35,6 @@ CANCEL = Operation(
 )
 
 SEARCHED_BY_TASK = 10_000
-# A list needs none of these, and a page of payloads may be megabytes.
-WIDE = ("args", "kwargs", "return_value", "worker_ids")
 
 
 class JobList(ChangeList):
@@ -92,7 +91,7 @@ class JobAdmin(ConfirmingAdmin):
         if not term:
             return queryset, False
         if term.isdecimal():
-            return queryset.filter(pk=int(term) if len(term) < 19 else 0), False
+            return queryset.filter(pk=row_id(term)), False
         # No index knows task paths: look no further back than this.
         newest = Job.objects.order_by("-pk").values_list("pk", flat=True)
         oldest_searched = next(iter(newest[SEARCHED_BY_TASK - 1 : SEARCHED_BY_TASK]), 0)

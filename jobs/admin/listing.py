@@ -10,6 +10,9 @@ from django.http import HttpRequest, HttpResponse
 from .. import stats
 from .paging import CappedPaginator
 
+# What no list needs of a job: a page of payloads may be megabytes.
+WIDE = ("args", "kwargs", "return_value", "worker_ids")
+
 
 class Lead(NamedTuple):
     """The first line of a page. `level` is `good`, `note` or `bad`; it chooses a mark and a colour."""
