@@ -34,7 +34,26 @@ STATUS = {
 LARGEST_ID = 2**63 - 1
 
 # One row of the SELECT behind a result; the attempt's columns repeat the row for each attempt.
-COLUMNS = ["id", "task_path", "backend", "queue_name", "priority", "args", "kwargs", "state", "enqueued_at", "run_after", "started_at", "finished_at", "last_attempted_at", "worker_ids", "leased_by", "return_value", "attempt_set__exception_class", "attempt_set__traceback"]
+COLUMNS = [
+    "id",
+    "task_path",
+    "backend",
+    "queue_name",
+    "priority",
+    "args",
+    "kwargs",
+    "state",
+    "enqueued_at",
+    "run_after",
+    "started_at",
+    "finished_at",
+    "last_attempted_at",
+    "worker_ids",
+    "leased_by",
+    "return_value",
+    "attempt_set__exception_class",
+    "attempt_set__traceback",
+]
 
 
 class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
@@ -150,7 +169,7 @@ def result_of(
     errors: list[Any] | None = None,
     return_value: Any = None,
 ) -> Any:
-    result = TaskResult(
+    result: Any = TaskResult(
         task=task,
         id=str(id),
         status=STATUS[State(state)],

@@ -30,7 +30,7 @@ class Options:
     poll_interval: timedelta = timedelta(seconds=1)
     max_attempts: int = 5
     max_crashes: int = 3
-    backoff: Callable[..., float] = exponential()
+    backoff: Callable[..., float] = field(default_factory=exponential)
     max_payload: int = 64 * 1024
     unknown_task_ttl: timedelta = timedelta(hours=24)
     idempotency_ttl: timedelta | None = None

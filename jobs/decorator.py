@@ -102,7 +102,11 @@ def refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None
 
 def check_options(task: JobTask) -> None:
     """Refuse values that cannot work where the developer wrote them, not in the worker at night."""
-    readers = {"max_attempts": conf.count, "max_crashes": conf.count, "schema_version": conf.count}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "max_attempts": conf.count,
+        "max_crashes": conf.count,
+        "schema_version": conf.count,
+    }
     readers |= {"backoff": conf.policy, "timeout": conf.length, "delay": conf.length_or_zero}
     for name, reader in readers.items():
         if (value := getattr(task, name)) is not None:
@@ -128,9 +132,9 @@ def check_key(task: JobTask, name: str, template: Any) -> None:
         raise wrong(task, name, f"is no format string: {error}") from None
     parameters = payload.signature(task.func, task.takes_context).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    if unknown := sorted(wanted - {parameter.name for parameter in parameters}):
-        if not takes_any:
-            raise wrong(task, name, f"names {unknown[0]!r}, which is no argument of the task")
+    unknown = sorted(wanted - {parameter.name for parameter in parameters})
+    if unknown and not takes_any:
+        raise wrong(task, name, f"names {unknown[0]!r}, which is no argument of the task")
 
 
 def wrong(task: JobTask, name: str, why: str) -> ImproperlyConfigured:

@@ -81,7 +81,9 @@ class Guard:
             try:
                 value = work()
             except BaseException as error:
-                raise self.failed(error) from error.__cause__
+                if (raised := self.failed(error)) is error:
+                    raise
+                raise raised from error
             return self.finish(value)
 
     async def arun(self, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -92,7 +94,9 @@ class Guard:
             try:
                 value = await work()
             except BaseException as error:
-                raise await sync_to_async(self.failed)(error) from error.__cause__
+                if (raised := await sync_to_async(self.failed)(error)) is error:
+                    raise
+                raise raised from error
             return await sync_to_async(self.finish)(value)
 
     def run_in_block(self, work: Callable[[], Any]) -> Any:
@@ -172,9 +176,7 @@ class Guard:
             self.try_to_forget()
             return error
         if self.on_uncertain == "dead":
-            doubt = self.doubt(Uncertain(f"the effect of {self.key!r} was interrupted: {type(error).__name__}"))
-            doubt.__cause__ = error
-            return doubt
+            return self.doubt(Uncertain(f"the effect of {self.key!r} was interrupted: {type(error).__name__}"))
         return error
 
     def doubt(self, error: Uncertain) -> Uncertain:

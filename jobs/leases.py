@@ -1,7 +1,8 @@
 """A lease as a worker holds it: everything it needs to run the job and to write its outcome, in one value."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 # The columns of a claimed row, in the order in which every storage returns them.
 CLAIMED = (
@@ -69,6 +70,16 @@ class Lease(NamedTuple):
     cancel_requested: bool
     claimed_at: datetime
     claimed_monotonic: float
+
+    @classmethod
+    def of(cls, row: Iterable[Any], claimed_at: datetime, claimed_monotonic: float) -> Self:
+        """Return the lease that a row of the `CLAIMED` columns is."""
+        return cls._make((*row, claimed_at, claimed_monotonic))
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Tell this lease from every other, also from a later one of the same job."""
+        return self.id, self.token
 
     @property
     def attempt(self) -> int:

@@ -1,10 +1,12 @@
 """The attempt that is running right now: what a task may ask of it, and how the queue may interrupt it."""
 
+import asyncio
 import ctypes
 import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -121,6 +123,7 @@ class JobContext(TaskContext):  # type: ignore[misc]
     """Django's task context, and what else a long task wants to know of its own attempt."""
 
     __slots__ = ("run",)
+    run: Run
 
     def __init__(self, task_result: Any, run: Run) -> None:
         TaskContext.__init__(self, task_result=task_result)
@@ -136,9 +139,9 @@ class JobContext(TaskContext):  # type: ignore[misc]
         return str(self.run.lease.id)
 
     @property
-    def deadline(self) -> float | None:
-        """Seconds left until the timeout of this attempt; None without one."""
-        return None if self.run.deadline is None else max(0.0, self.run.deadline - time.monotonic())
+    def deadline(self) -> datetime | None:
+        """When this attempt times out, by the database's clock; None without a timeout."""
+        return None if self.run.deadline is None else self.run.lease.database_time(self.run.deadline)
 
     @property
     def cancel_requested(self) -> bool:
@@ -158,8 +161,6 @@ class JobContext(TaskContext):  # type: ignore[misc]
 
 
 def in_event_loop() -> bool:
-    import asyncio
-
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -96,7 +96,7 @@ class Job(models.Model):
     worker_ids = models.JSONField(default=list, help_text=_("The worker of each attempt, oldest first."))
 
     dedupe_key = models.CharField(max_length=255, blank=True, default="", help_text=_("Kept for people."))
-    dedupe_lock = models.CharField(
+    dedupe_lock = models.CharField(  # noqa: DJ001 - unique, and NULL is what does not collide
         max_length=255, null=True, blank=True, help_text=_("Held until the job ends: one per key.")
     )
     idempotency_key = models.CharField(

@@ -162,7 +162,7 @@ class Storage:
         columns = [f"{name}_text" if name in JSON_COLUMNS else name for name in CLAIMED]
         monotonic = time.monotonic()
         moment = moment or self.now()
-        return [Lease(*row, moment, monotonic) for row in jobs.annotate(**texts).values_list(*columns)]
+        return [Lease.of(row, moment, monotonic) for row in jobs.annotate(**texts).values_list(*columns)]
 
     def ready_queues(self) -> list[ReadyQueue]:
         """Name the queues that have ready jobs, in one statement that reads an index entry per queue."""

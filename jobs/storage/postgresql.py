@@ -16,7 +16,8 @@ CHANNEL = "jobs_ready"
 INSERT = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
     max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
-    attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids, dedupe_key, progress_message)
+    attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids, dedupe_key,
+    progress_message)
 SELECT v.task_path, v.backend, v.queue_name, v.priority, v.args::jsonb, v.kwargs::jsonb, v.schema_version,
     v.max_attempts, v.max_crashes, v.timeout, v.idempotency_key,
     CASE WHEN v.due > statement_timestamp() THEN 'scheduled' ELSE 'ready' END, statement_timestamp(), v.due,
@@ -57,7 +58,8 @@ UPDATE jobs_job AS job SET state = v.state, attempts = v.attempts, crashes = v.c
     ready_at = CASE WHEN v.state = 'ready' THEN statement_timestamp() ELSE job.ready_at END,
     held_since = CASE WHEN v.held THEN COALESCE(job.held_since, statement_timestamp()) END,
     started_at = v.started_at,
-    last_attempted_at = CASE WHEN v.started_at IS NOT NULL THEN COALESCE(v.last_attempted_at, job.last_attempted_at) END,
+    last_attempted_at = CASE WHEN v.started_at IS NOT NULL
+        THEN COALESCE(v.last_attempted_at, job.last_attempted_at) END,
     finished_at = CASE WHEN v.ended THEN COALESCE(v.finished_at, statement_timestamp()) END,
     dedupe_lock = CASE WHEN v.ended THEN NULL ELSE job.dedupe_lock END
 FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::int[], %s::bool[], %s::text[],
@@ -110,7 +112,7 @@ class PostgresStorage(Storage):
         monotonic = time.monotonic()
         with self.binding_cursor() as cursor:
             cursor.execute(CLAIM, arguments)
-            leases = [Lease(*row, monotonic) for row in cursor.fetchall()]
+            leases = [Lease.of(row[:-1], row[-1], monotonic) for row in cursor.fetchall()]
         leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
         return leases
 

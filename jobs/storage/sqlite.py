@@ -123,7 +123,7 @@ def loaded(moment: datetime | None) -> datetime | None:
 
 
 def lease_from(row: Sequence[Any], moment: datetime, monotonic: float) -> Lease:
-    return Lease(*(READ[name](value) for name, value in zip(CLAIMED, row, strict=True)), moment, monotonic)
+    return Lease.of((READ[name](value) for name, value in zip(CLAIMED, row, strict=True)), moment, monotonic)
 
 
 def same(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The engine of a process: one thread and one connection that claim for all executors and write all their outcomes."""
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from ..storage import Storage
 from ..tally import Tally
 from ..verdicts import settlement
 from ..wake import WINDOW_SECONDS
-from .announcer import Announcer, announce_lost
+from .announcer import Announcer
 from .connections import pause_after
 from .executors import Desk, Loop, Threads
 from .pace import Pace
@@ -48,12 +49,13 @@ class Engine:
         self.desk: Desk
         self.threads: Threads
         self.loop: Loop
-        self.held: dict[int, Lease] = {}
+        self.held: dict[tuple[int, int], Lease] = {}
         self.unwritten: list[Finished] = []
         self.claimed = 0  # net of what was released: what counts against max_jobs
         self.failures = 0
         self.leak_suspected = False
         self.coroutines_seen = False  # in the newest claim
+        self.claimed_at = 0.0
         self.draining = False
         self.retired = False  # a job ignores its timeout: nothing new starts here
         self.drain_by = float("inf")
@@ -117,9 +119,15 @@ class Engine:
         if self.held:
             self.idle_since = now
             return BUSY_SECONDS
-        if self.plan.solo and now - self.idle_since > self.plan.poll_seconds:
+        if self.has_served():
             self.draining = True
         return max(0.0, self.poll_at - now)
+
+    def has_served(self) -> bool:
+        """Say whether this process, with nothing in hand, has done what it was started for."""
+        if self.plan.max_jobs is not None and self.claimed >= self.plan.max_jobs:
+            return True
+        return self.plan.solo and time.monotonic() - self.idle_since > self.plan.poll_seconds
 
     def recover(self, error: DatabaseFailure) -> float:
         """Drop the connection, forget nothing, and return how long to wait before trying again."""
@@ -166,15 +174,12 @@ class Engine:
             self.poll_at = now
         elif now >= self.poll_at:
             self.idle_seconds = min(self.idle_seconds * 1.5, self.plan.poll_seconds * IDLE_FACTOR)
-            # Sharing the fraction of the clock would make a fleet poll in step.
-            self.poll_at = now + self.idle_seconds * (0.75 + 0.5 * (hash((self.plan.worker_id, now)) % 1000) / 1000)
+            self.poll_at = now + self.idle_seconds * random.uniform(0.75, 1.25)
 
     def room(self) -> int:
         """Return how many more jobs this process may hold. A slot is free only when its outcome is written."""
-        if self.plan.solo:
-            limit = 1
-        else:
-            limit = self.plan.threads + self.pace.ahead(self.plan.threads) + self.async_share()
+        ahead = self.pace.ahead(self.plan.threads) + self.async_share()
+        limit = 1 if self.plan.solo else self.plan.threads + ahead
         if self.plan.max_jobs is not None:
             limit = min(limit, len(self.held) + self.plan.max_jobs - self.claimed)
         return min(BATCH, limit - len(self.held))
@@ -187,9 +192,9 @@ class Engine:
         self.claimed += len(leases)
         if leases:
             self.coroutines_seen = False
+            self.claimed_at = time.monotonic()
         for lease in leases:
-            self.desk.lost.discard(lease.id)
-            self.held[lease.id] = lease
+            self.held[lease.key] = lease
             if is_async(lease):
                 self.coroutines_seen = True
                 self.loop.put(lease)
@@ -202,9 +207,18 @@ class Engine:
         while self.unwritten or self.desk.finished:
             while self.desk.finished and len(self.unwritten) < BATCH:
                 self.unwritten.append(self.desk.finished.popleft())
-            batch = self.unwritten[:BATCH]
+            batch = self.next_batch()
             self.write(batch)
             del self.unwritten[: len(batch)]
+
+    def next_batch(self) -> list[Finished]:
+        """Return the oldest outcomes, at most one of each job: a stale run may end beside its successor."""
+        seen: set[int] = set()
+        for place, finished in enumerate(self.unwritten[:BATCH]):
+            if finished.lease.id in seen:
+                return self.unwritten[:place]
+            seen.add(finished.lease.id)
+        return self.unwritten[:BATCH]
 
     def write(self, batch: Sequence[Finished]) -> None:
         """Settle outcomes. One that the database refuses to store must not hold up its neighbours."""
@@ -239,14 +253,15 @@ class Engine:
             if lease.id not in accepted:
                 lost.append(lease)
         for finished in batch:
-            self.held.pop(finished.lease.id, None)
+            self.held.pop(finished.lease.key, None)
+            self.desk.lost.discard(finished.lease.key)
         written = [finished for finished in batch if finished.lease.id in accepted]
         self.announcer.put([(rows[f.lease.id], f.outcome) for f in written], lost)
         self.count(written, rows, lost)
 
     def count(self, written: Sequence[Finished], rows: dict[int, Settlement], lost: Sequence[Lease]) -> None:
         ran = [f for f in written if f.started is not None]
-        self.pace.observe(sum(f.finished - f.started for f in ran), len(ran))  # type: ignore[operator]
+        self.pace.observe(sum(f.finished - f.started for f in ran if f.started is not None), len(ran))
         self.claimed -= sum(1 for f in written if f.started is None and isinstance(f.outcome, Released))
         for finished in written:
             lease = finished.lease
@@ -271,7 +286,7 @@ class Engine:
     def release_stale(self) -> None:
         """Give back what stands behind slow jobs: another worker may be free."""
         waiting = self.threads.buffer.qsize()
-        still = time.monotonic() - self.desk.last_start > STALE_SECONDS
+        still = time.monotonic() - max(self.desk.last_start, self.claimed_at) > STALE_SECONDS
         excess = waiting > 2 * self.pace.ahead(self.plan.threads) + self.plan.threads
         if waiting and (still or excess):
             self.release(self.threads.take_unstarted())
@@ -279,20 +294,10 @@ class Engine:
     def release_leaked(self) -> None:
         """Give back what a lost reply hid: rows leased to this worker that it does not know."""
         with self.store.atomic():
-            known = {(lease.id, lease.token) for lease in self.held.values()}
             mine = self.store.held_by(self.plan.worker_id, 10 * BATCH)
-            leaked = [lease for lease in mine if (lease.id, lease.token) not in known]
+            leaked = [lease for lease in mine if lease.key not in self.held]
             self.store.settle([settlement(lease, Released(), None, lease.claimed_at) for lease in leaked])
         self.leak_suspected = False
-
-    def forget(self, leases: Sequence[Lease]) -> None:
-        """Drop leases that are gone before they started. Threads: called by the heartbeat."""
-        for lease in leases:
-            self.desk.lost.add(lease.id)
-            if self.held.get(lease.id) is lease and lease.id not in self.desk.runner.running:
-                self.held.pop(lease.id, None)
-                announce_lost(lease)
-                self.tally.count("lease_lost", lease.task_path, lease.queue_name)
 
     def last_words(self) -> bool:
         """Write what can be written before the process ends."""

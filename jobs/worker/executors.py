@@ -9,10 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from django.db import connections
-
 from ..leases import Lease
-from ..outcomes import ErrorReport, Failed
+from ..outcomes import ErrorReport, Failed, Released
 from ..states import Reason
 from .connections import tidy
 from .runner import AsyncRunner, Finished
@@ -31,8 +29,7 @@ class Desk:
         self.runner = runner
         self.ring = ring
         self.finished: deque[Finished] = deque()
-        self.lost: set[int] = set()  # leases found gone before they were started
-        self.running = 0  # only for a look: not exact
+        self.lost: set[tuple[int, int]] = set()  # leases found gone before they were started
         self.last_start = time.monotonic()
 
     def hand_in(self, finished: Finished, dry: bool) -> None:
@@ -53,7 +50,7 @@ class Threads:
 
     def __init__(self, desk: Desk, count: int) -> None:
         self.desk = desk
-        self.buffer: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self.buffer: queue.SimpleQueue[Lease] = queue.SimpleQueue()
         self.threads = [
             threading.Thread(target=self.work, args=(row,), name=f"executor-{row}", daemon=True) for row in range(count)
         ]
@@ -62,26 +59,23 @@ class Threads:
         for thread in self.threads:
             thread.start()
 
-    def stop(self) -> None:
-        for _ in self.threads:
-            self.buffer.put(None)
-
     def take_unstarted(self) -> list[Lease]:
         """Empty the buffer and return what was in it."""
-        found = []
+        found: list[Lease] = []
         while True:
             try:
                 lease = self.buffer.get_nowait()
             except queue.Empty:
                 return found
-            if lease is not None:
-                found.append(lease)
+            found.append(lease)
 
     def work(self, row: int) -> None:
         desk, slots = self.desk, self.desk.slots
-        while (lease := self.buffer.get()) is not None:
+        while True:
+            lease = self.buffer.get()
             desk.last_start = time.monotonic()
-            if lease.id in desk.lost:
+            if lease.key in desk.lost:
+                desk.hand_in(not_started(lease), dry=self.buffer.empty())
                 continue
             try:
                 finished = desk.runner.run(
@@ -92,7 +86,11 @@ class Threads:
             slots.clear(row)
             tidy()
             desk.hand_in(finished, dry=self.buffer.empty())
-        connections.close_all()
+
+
+def not_started(lease: Lease) -> Finished:
+    """Return the outcome of a lease that is gone already: the engine offers it and learns so."""
+    return Finished(lease, Released(), None, time.monotonic())
 
 
 class Loop:
@@ -135,7 +133,9 @@ class Loop:
                 lease = self.waiting.popleft()
             except IndexError:  # it was given back in this very moment
                 return
-            if lease.id not in self.desk.lost:
+            if lease.key in self.desk.lost:
+                self.desk.hand_in(not_started(lease), dry=True)
+            else:
                 self.begin(lease, self.free.popleft())
 
     def begin(self, lease: Lease, row: int) -> None:

@@ -17,6 +17,7 @@ from .engine import Engine
 log = logging.getLogger("jobs")
 
 PROGRESS_SECONDS = 1.0
+IDLE_LOOK_SECONDS = 0.25
 
 
 class Heartbeat:
@@ -54,11 +55,14 @@ class Heartbeat:
     def tick(self) -> float:
         """Renew when due, write what running tasks say of themselves, and return the seconds until the next look."""
         now = time.monotonic()
-        if now >= self.due_at and self.engine.held:
+        if not self.engine.held:
+            self.due_at = now + self.interval_seconds
+            return min(IDLE_LOOK_SECONDS, self.interval_seconds / 4)
+        if now >= self.due_at:
             self.beat()
             self.due_at = now + self.interval_seconds
         self.write_progress()
-        return min(PROGRESS_SECONDS, max(0.0, self.due_at - time.monotonic())) if self.engine.held else 0.1
+        return min(PROGRESS_SECONDS, max(0.0, self.due_at - time.monotonic()))
 
     def beat(self) -> None:
         """Renew all leases of this process and act on those that are gone. A locked row is unknown, not gone."""
@@ -66,23 +70,23 @@ class Heartbeat:
         asked_at = time.monotonic()
         rows = {row.id: row for row in self.store.renew(self.engine.plan.worker_id, self.engine.plan.lease)}
         running = dict(self.engine.desk.runner.running)
-        gone = [lease for lease in asked.values() if lease.id not in rows or rows[lease.id].token != lease.token]
         if all(row.renewed for row in rows.values()):
             self.renewed_at = asked_at
         for lease in asked.values():
-            row = rows.get(lease.id)
-            if row is not None and row.renewed and (run := running.get(lease.id)):
+            row, run = rows.get(lease.id), running.get(lease.key)
+            if row is None or row.token != lease.token:
+                self.give_up(lease, run)
+            elif run is not None and row.renewed:
                 run.kept_since = asked_at
                 if row.cancel_requested:
                     ask_to_stop(run)
-        self.give_up(gone, running)
 
-    def give_up(self, gone: list[Lease], running: dict[int, Run]) -> None:
-        for lease in gone:
-            run = running.get(lease.id)
-            if run is not None and run.lease.token == lease.token:
-                lose(run, "its lease was taken back")
-        self.engine.forget([lease for lease in gone if lease.id not in running])
+    def give_up(self, lease: Lease, run: Run | None) -> None:
+        """Act on a lease that is gone: what runs is stopped, what waits is not started."""
+        if run is None:
+            self.engine.desk.lost.add(lease.key)
+        else:
+            lose(run, "its lease was taken back")
 
     def write_progress(self) -> None:
         for run in list(self.engine.desk.runner.running.values()):

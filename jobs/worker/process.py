@@ -50,6 +50,8 @@ class Reporter:
     def stop(self, seconds: float) -> None:
         self.stopping.set()
         self.thread.join(seconds)
+        # What tells an end from a task that called os._exit(0).
+        self.send({"goodbye": True})
 
 
 class Process:
@@ -73,7 +75,7 @@ class Process:
         self.threads = Threads(desk, plan.threads)
         self.engine.attach(desk, self.threads, Loop(desk, plan.threads, plan.async_slots))
         self.heartbeat = Heartbeat(self.engine, storage(), plan.heartbeat_seconds)
-        self.watchdog = Watchdog(self.engine)
+        self.watchdog = Watchdog(self.engine, self.heartbeat)
         self.wakeup = Wakeup(self.engine, storage())
         self.reporter = Reporter(report, tally)
 

@@ -18,7 +18,7 @@ from ..conf import Options
 from ..exceptions import CancelJob, Interruption, InvalidPayload, LeaseLost, PermanentError
 from ..idempotency import Guard
 from ..leases import Lease
-from ..outcomes import Buried, ErrorReport, Outcome, Succeeded
+from ..outcomes import Buried, Cancelled, ErrorReport, Outcome, Succeeded
 from ..runs import Gate, JobContext, Run, current_run, thread_gate
 from ..states import Reason, State
 from ..storage import storage
@@ -57,6 +57,8 @@ class Committed(NamedTuple):
 
 def prepared(lease: Lease, options: Options) -> Call | Outcome:
     """Return the call that a lease asks for, or the outcome of not being able to make it."""
+    if lease.cancel_requested:
+        return Cancelled(ErrorReport(message="cancelled before it started"))
     task = registry.find(lease.task_path)
     if task is None:
         return hold(lease, options, f"no task at {lease.task_path}")
@@ -75,7 +77,7 @@ class Runner:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.running: dict[int, Run] = {}
+        self.running: dict[tuple[int, int], Run] = {}
 
     def timeout_seconds(self, lease: Lease, task: Any) -> float | None:
         timeout: timedelta | None = lease.timeout or getattr(task, "timeout_length", None)
@@ -97,13 +99,13 @@ class Runner:
     @contextmanager
     def tracked(self, run: Run, watch: Callable[[Run], None] | None) -> Iterator[Run]:
         token = current_run.set(run)
-        self.running[run.lease.id] = run
+        self.running[run.lease.key] = run
         if watch:
             watch(run)
         try:
             yield run
         finally:
-            self.running.pop(run.lease.id, None)
+            self.running.pop(run.lease.key, None)
             current_run.reset(token)
 
     def attempt(self, run: Run, call: Call) -> Outcome | Committed:

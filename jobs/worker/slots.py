@@ -38,7 +38,8 @@ class Slots:
 
     def started(self) -> dict[int, int]:
         """Return the lease token of each job that is running, by job id."""
-        return {job_id: token for job_id, token, _ in self.rows()}
+        # A stale run may still stand beside its successor: the newest lease of a job is the one that counts.
+        return {job_id: token for job_id, token, _ in sorted(self.rows())}
 
     def overdue(self, now: float, grace_seconds: float) -> set[int]:
         """Return the jobs that are still running so long after their deadline."""

@@ -45,7 +45,7 @@ class Child:
         self.reports, reports_write = os.pipe()
         self.unread = b""
         self.ready = False
-        self.leaving = False  # told to drain: its end is no crash
+        self.said_goodbye = False  # its end is no crash
         self.stuck: set[int] = set()  # killed because of these
         self.killed = False
         self.started_at = time.monotonic()
@@ -66,7 +66,6 @@ class Child:
         return self.plan.worker_id
 
     def order(self, word: str) -> None:
-        self.leaving = True
         self.write(word.encode() + b"\n")
 
     def write(self, data: bytes) -> None:
@@ -256,8 +255,8 @@ class Supervisor:
 
     def hear(self, seat: Seat, child: Child) -> None:
         for message in child.read():
-            if message.get("ready"):
-                child.ready = True
+            child.ready = child.ready or "ready" in message
+            child.said_goodbye = child.said_goodbye or "goodbye" in message
             if tally := message.get("tally"):
                 self.merged.add(tally)
                 seat.ran += runs_in(tally)
@@ -267,8 +266,7 @@ class Supervisor:
         self.hear(seat, child)
         code = child.process.returncode
         started = child.slots.started()
-        self.housekeeping.absent(child.worker_id)
-        self.housekeeping.chore(Takeback(self.housekeeping.store, child.worker_id, self.cause(child, code, started)))
+        self.housekeeping.chore(Takeback(self.housekeeping, child.worker_id, self.cause(child, code, started)))
         self.selector.unregister(child.reports)
         seat.child = None
         child.close()
@@ -285,7 +283,7 @@ class Supervisor:
         if child.stuck:
             stuck = child.stuck & started.keys()
             return partial(lifecycle.take_back_stuck, worker_id, started, stuck, self.options)
-        if child.killed or code in (EXIT_DONE, EXIT_GRACE_OVER):
+        if child.killed or (child.said_goodbye and code in (EXIT_DONE, EXIT_GRACE_OVER)):
             why = "its worker was stopped while it ran"
             return partial(lifecycle.take_back_stopped, worker_id, started, why)
         log.error("process died", extra={"worker_id": worker_id, "exit_code": code, "running": sorted(started)})
@@ -308,7 +306,7 @@ class Supervisor:
         events = []
         for s in settlements:
             if s.attempt:
-                events.append([s.attempt.outcome.value, s.lease.task_path, s.lease.queue_name, 1])
+                events.append([str(s.attempt.outcome), s.lease.task_path, s.lease.queue_name, 1])
             if s.death:
                 events.append(["dead", s.lease.task_path, s.lease.queue_name, 1])
         self.merged.add({"events": events})
@@ -354,16 +352,18 @@ class Takeback:
 
     longest_seconds = 60.0
 
-    def __init__(self, store: Storage, worker_id: str, act: Callable[[], list[Settlement]]) -> None:
-        self.store, self.worker_id, self.act = store, worker_id, act
+    def __init__(self, housekeeping: Housekeeping, worker_id: str, act: Callable[[], list[Settlement]]) -> None:
+        self.housekeeping, self.worker_id, self.act = housekeeping, worker_id, act
         self.began_at = time.monotonic()
 
     def __call__(self) -> list[Settlement]:
         done = []
         while True:
             done.extend(self.act())
-            left = self.store.jobs.running().filter(leased_by=self.worker_id).exists()
+            left = self.housekeeping.store.jobs.running().filter(leased_by=self.worker_id).exists()
             if not left or time.monotonic() - self.began_at > self.longest_seconds:
+                # Not before: a drain ends when nothing of this tree's runs any more.
+                self.housekeeping.absent(self.worker_id)
                 return done
             time.sleep(0.1)
 

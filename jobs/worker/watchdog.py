@@ -9,7 +9,7 @@ import time
 from ..exceptions import TimedOut
 from ..runs import Run
 from .engine import Engine
-from .heartbeat import lose
+from .heartbeat import Heartbeat, lose
 
 LOOK_SECONDS = 0.1
 # A run whose lease was not renewed stops while a sixth of the lease is left.
@@ -17,8 +17,8 @@ MARGIN = 1 / 6
 
 
 class Watchdog:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, heartbeat: Heartbeat) -> None:
+        self.engine, self.heartbeat = engine, heartbeat
         self.lease_seconds = engine.plan.lease_seconds
         # A task that has ignored its timeout for this long makes its process take nothing new.
         self.patience_seconds = min(1.0, engine.plan.timeout_grace_seconds / 2)
@@ -51,5 +51,9 @@ class Watchdog:
     def check(self, run: Run, now: float) -> None:
         if run.deadline and now >= run.deadline:
             run.gate.interrupt(TimedOut(f"ran longer than its timeout of {run.timeout_seconds:g} s"))
-        if now >= run.kept_since + self.lease_seconds * (1 - MARGIN):
+        kept_since = run.kept_since
+        if run.lease.claimed_monotonic <= self.heartbeat.renewed_at:
+            # It was renewed while it waited to start.
+            kept_since = max(kept_since, self.heartbeat.renewed_at)
+        if now >= kept_since + self.lease_seconds * (1 - MARGIN):
             lose(run, "its lease could not be renewed in time")
