@@ -52,7 +52,7 @@ class TemplateFilter(admin.SimpleListFilter):
 class EmailAdmin(BoundedAdmin):
     change_list_template = "admin/jobs/change_list.html"
     change_form_template = "admin/jobs/change_form.html"
-    list_display = ("delivery_id", "state_now", "template_id", "recipient", "attempts", "age", "sent_by")
+    list_display = ("short_id", "state_now", "template_id", "recipient", "attempts", "age", "sent_by")
     list_filter = ("state", TemplateFilter)
     list_select_related = ("user", "job")
     ordering = ("-created_at", "-delivery_id")
@@ -104,6 +104,10 @@ class EmailAdmin(BoundedAdmin):
             if letter
             else []
         )
+
+    @admin.display(description=_("delivery"))
+    def short_id(self, email: Email) -> str:
+        return str(email.delivery_id)[:8]
 
     @admin.display(description=_("state"))
     def state_now(self, email: Email) -> SafeString:

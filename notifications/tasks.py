@@ -1,10 +1,13 @@
 """`send_email`: one attempt at one e-mail, from claim to what the mail server said."""
 
 import logging
+import re
 from datetime import timedelta
+from email.utils import parseaddr
 from functools import partial
 from typing import Any, NoReturn
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.mail import make_msgid
 from django.core.mail.utils import DNS_NAME
@@ -55,7 +58,7 @@ def deliver(delivery_id: str, template_id: str) -> dict[str, Any]:
     if email.state == Email.State.SENT:
         return what_is_known(email)
     try:
-        email.message_id = email.message_id or make_msgid(domain=DNS_NAME)
+        email.message_id = email.message_id or new_message_id()
         message = rendered(email)
     except PermanentError as error:
         tracking.change(email, Email.State.FAILED, str(error))
@@ -68,6 +71,12 @@ def deliver(delivery_id: str, template_id: str) -> dict[str, Any]:
     email.provider_message_id = tracking.provider_id(receipt)
     log.info("email sent", extra=log_fields(email))
     return what_is_known(email)
+
+
+def new_message_id() -> str:
+    """Return a Message-ID of the sender's domain: one of this machine's name looks forged to who receives it."""
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
+    return make_msgid(domain=domain or DNS_NAME.get_fqdn())
 
 
 def wanted(delivery_id: str, template_id: str) -> Email:
@@ -90,7 +99,7 @@ def fail(email: Email, error: Exception) -> NoReturn:
     """Turn the failure of a dialogue into what the queue does next."""
     failure = classify_exception(error)
     # What the server says goes into the job's history, and that is no place for addresses.
-    text = failure.text.replace(email.recipient, "<recipient>")
+    text = re.sub(re.escape(email.recipient), "<recipient>", failure.text, flags=re.IGNORECASE)
     log.warning("email not sent", extra=log_fields(email) | {"verdict": failure.verdict.value, "error": text})
     # A reply explains itself; the traceback of anything else is wanted, and quotes no recipient.
     cause = None if isinstance(error, OSError) else error

@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from django.contrib.auth.models import Permission
@@ -249,6 +251,18 @@ def test_a_body_that_is_too_large_is_refused(client, configure):
     response = post(client, json.dumps(WELCOME) + " ")
 
     assert (response.status_code, response.json()["error"]["field"]) == (413, "body")
+    assert no_rows()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_huge_body_is_refused_over_a_real_connection(live_server):
+    request = Request(live_server.url + URL, b"x" * 5_000_000, BEARER | {"Content-Type": "application/json"})
+
+    with pytest.raises(HTTPError) as caught:
+        urlopen(request, timeout=10)
+
+    with caught.value as answer:
+        assert (answer.code, json.load(answer)["error"]["field"]) == (413, "body")
     assert no_rows()
 
 

@@ -91,6 +91,14 @@ def test_a_row_that_is_sent_is_not_sent_again_without_its_record(email, smtp):
     assert len(smtp.deliveries) == 1
 
 
+def test_the_message_id_is_of_the_senders_domain(email, settings):
+    settings.DEFAULT_FROM_EMAIL = "Shop <hello@shop.example.com>"
+
+    run_jobs()
+
+    assert reloaded(email).message_id.endswith("@shop.example.com>")
+
+
 def test_sending_is_written_before_the_dialogue(email, monkeypatch):
     seen: list[Email] = []
 
@@ -151,13 +159,13 @@ def test_a_permanent_refusal_is_not_tried_again(email, smtp, text, after_data, e
 
 
 def test_what_is_kept_of_a_failure_names_no_address(email, smtp):
-    smtp.answer("ada@example.com", "550 5.1.1 <ada@example.com>: no such user")
+    smtp.answer("ada@example.com", "550 5.1.1 <Ada@example.COM>: no such user")
 
     run_jobs()
 
     (attempt,) = Attempt.objects.all()
     kept = [attempt.message, attempt.traceback, letter_of(email).message, reloaded(email).last_error]
-    assert "ada@example.com" not in "".join(kept)
+    assert "ada@example.com" not in "".join(kept).lower()
     assert reloaded(email).last_error == "550 5.1.1 <<recipient>>: no such user"
 
 

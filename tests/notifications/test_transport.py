@@ -178,6 +178,22 @@ def test_an_interruption_after_the_data_stays_one(smtp, monkeypatch):
         transport.send(message())
 
 
+def test_a_wrong_password_raises_the_reply(listener, mail_goes_to):
+    mail_goes_to(f"smtp://shop:wrong@127.0.0.1:{listener.getsockname()[1]}")
+    thread = scripted(listener, "220 test", "250-test\r\n250 AUTH PLAIN", "535 5.7.8 wrong", "535 5.7.8 wrong")
+
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        transport.send(message())
+    thread.join(10)
+
+
+def test_a_password_that_the_server_does_not_want_is_no_secret_failure(smtp, mail_goes_to):
+    mail_goes_to(f"smtp://shop:secret@{smtp.host}:{smtp.port}")
+
+    with pytest.raises(smtplib.SMTPNotSupportedError):
+        transport.send(message())
+
+
 def test_nobody_listens(mail_goes_to, listener):
     port = listener.getsockname()[1]
     listener.close()
