@@ -76,7 +76,8 @@ class ErrorGroupFilter(admin.SimpleListFilter):
         return [(group.pk, group_name(group)) for group in latest]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(group=row_id(self.value())) if self.value() else queryset
+        chosen = self.value()
+        return queryset.filter(group=row_id(chosen)) if chosen else queryset
 
 
 def group_name(group: ErrorGroup) -> str:

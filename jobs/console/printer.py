@@ -56,6 +56,8 @@ class Printer:
                 self.line(f"{verb} {what} {enumerated(report.done)}.")
             for pk, why in report.skipped:
                 self.err.write(f"Skipped {what} {pk}: {why}.")
+            if not report.done and not report.skipped:
+                self.line(f"No {what} matches.")
         if report.skipped and not report.done:
             raise CommandError(f"Nothing was done; skipped: {len(report.skipped)}.")
 

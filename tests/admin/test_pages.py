@@ -1,6 +1,7 @@
 """Every page of this admin, as a browser with a strict policy gets it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from django.contrib.staticfiles import finders
@@ -74,8 +75,9 @@ def test_every_list_and_page_begins_with_what_is_wrong_or_to_do(pages, admin_cli
 
 
 def test_a_style_sheet_takes_its_colours_from_the_admin():
-    with open(finders.find("jobs/admin.css")) as sheet:
-        colours = re.findall(r"(?:color|background|border[\w-]*):([^;]*);", sheet.read())
+    sheet = Path(str(finders.find("jobs/admin.css"))).read_text()
+
+    colours = re.findall(r"(?:color|background|border[\w-]*):([^;]*);", sheet)
 
     assert colours
     assert not any(re.search(r"#[0-9a-fA-F]{3,8}\b|rgb|hsl", value) for value in colours)
