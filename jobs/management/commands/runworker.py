@@ -1,6 +1,6 @@
 """`manage.py runworker`: parses arguments and starts a worker tree."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("--queue", action="append", default=[], metavar="NAME", help="serve this queue; repeat it; default: all")
+        queue_help = "serve these queues, and no others; default: all"
+        add("--queue", action="extend", nargs="+", default=[], metavar="NAME", help=queue_help)
         add("--processes", type=count, default=1, metavar="N", help="worker processes; default: 1")
         add("--threads", type=count, default=4, metavar="N", help="threads in each process; default: 4")
         add("--drain", action="store_true", help="exit 0 once nothing that this tree may run is left")
@@ -68,8 +69,14 @@ LENGTHS = {
 
 
 def count(text: str) -> int:
-    return conf.count(int(text))
+    try:
+        return conf.count(int(text))
+    except ValueError:
+        raise ArgumentTypeError(f"takes a whole number from 1, not {text!r}") from None
 
 
 def seconds(text: str) -> timedelta:
-    return conf.length_or_zero(float(text))
+    try:
+        return conf.length_or_zero(float(text))
+    except ValueError:
+        raise ArgumentTypeError(f"takes a number of seconds, not {text!r}") from None
