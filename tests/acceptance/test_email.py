@@ -156,6 +156,26 @@ def test_a_killed_tree_in_the_dialogue_sends_no_mail_twice(
     assert len(smtp_server.deliveries) == deliveries
 
 
+def test_a_frozen_worker_that_wakes_up_in_the_dialogue_changes_nothing(site, mail_worker, smtp_server, eventually):
+    smtp_server.hold()
+    frozen = mail_worker()
+    accepted = site.send("ada@example.com")
+    assert smtp_server.in_data.wait(10)
+
+    frozen.pause()
+    mail_worker()
+    letter = eventually(lambda: letter_of(accepted), within=LEASE_SECONDS + 10)
+    assert site.look(accepted)["state"] == "unknown"
+    smtp_server.go_on()
+    frozen.resume()
+
+    eventually(lambda: "lease lost" in frozen.log(), within=10)
+    assert Job.objects.get(pk=accepted["job_id"]).state == "dead"
+    assert lifecycle.replay([letter], by="test", happened=True).done
+    eventually(lambda: site.look(accepted)["state"] == "sent", within=10)
+    assert len(smtp_server.deliveries) == 1
+
+
 def test_a_connection_lost_after_the_data_is_for_a_person(site, mail_worker, smtp_server, eventually):
     smtp_server.drop_after_data()
     mail_worker()
