@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +62,9 @@ class WorkerTree:
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
 
+    def are_gone(self, processes: list[psutil.Process]) -> bool:
+        return not any(self.is_alive_here(process) for process in processes)
+
     def log(self) -> str:
         """Return what the tree has written to stdout and stderr so far."""
         return self.log_path.read_text(errors="replace")
@@ -105,8 +109,9 @@ class WorkerTree:
         while processes := self.processes():
             for process in processes:
                 self.signal_one(process, signal.SIGKILL)
-            psutil.wait_procs([process for process in processes if process.pid != self.pid], timeout=5)
             self.supervisor.wait(5)
+            # A zombie is dead enough: whoever adopted the children may take seconds to collect them.
+            wait_until(partial(self.are_gone, processes), within=5)
 
     def signal_all(self, number: signal.Signals) -> None:
         for process in self.processes():
