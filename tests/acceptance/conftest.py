@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.worker_tree import WorkerTree
 
 
@@ -25,3 +26,9 @@ def worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., Wor
     yield start
     for tree in trees:
         tree.kill_tree()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Where tasks of this test write what they did; `str(ledger)` goes into their arguments."""
+    return Ledger(tmp_path / "ledger")
