@@ -8,7 +8,6 @@ from notifications import notify, tracking
 from tests.notifications.conftest import job_of, reloaded
 
 
-@pytest.mark.xfail(strict=True, reason="delete_jobs deletes past the relations of other apps")
 @pytest.mark.django_db(transaction=True)
 def test_pruning_the_job_keeps_the_email(ada, mailoutbox):
     email = notify(ada, "welcome")
