@@ -44,7 +44,7 @@ class JobList(ChangeList):
 
 @admin.register(Job)
 class JobAdmin(ConfirmingAdmin):
-    list_display = ["number", "state_shown", "task", "queue_name", "priority", "attempts_of", "since"]
+    list_display = ["number", "state_shown", "task", "queue", "attempts_of", "since"]
     list_display_links = ["number", "task"]
     list_filter = [StateFilter, QueueFilter]
     search_fields = ["pk"]
@@ -111,6 +111,10 @@ class JobAdmin(ConfirmingAdmin):
     @admin.display(description=_("task"))
     def task(self, job: Job) -> SafeString:
         return breakable(job.task_path)
+
+    @admin.display(description=_("queue"))
+    def queue(self, job: Job) -> str:
+        return job.queue_name
 
     @admin.display(description=_("attempts"))
     def attempts_of(self, job: Job) -> str:

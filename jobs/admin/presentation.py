@@ -46,7 +46,7 @@ def age(moment: datetime | None) -> str:
     """Return how long ago, in its largest unit: `3 hours`."""
     if moment is None:
         return "-"
-    return timesince(moment, timezone.now(), depth=1)
+    return timesince(moment, timezone.now(), depth=1).replace("\xa0", " ")
 
 
 def first_line(text: str, length: int = 120) -> str:
