@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from django.db import IntegrityError
+from django.db.models import QuerySet
 
 from . import conf, registry, signals
 from .compat import task_backends
@@ -263,7 +264,12 @@ def for_each(letters: Iterable[DeadLetter], act: Callable[[DeadLetter], None]) -
 
 
 def in_chunks(letters: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
-    """Walk rows without holding a cursor open across the transactions of each."""
+    """Walk rows without holding a cursor open across the transactions of each, nor all of them in memory."""
+    if isinstance(letters, QuerySet):
+        ids = list(letters.order_by("pk").values_list("pk", flat=True))
+        for start in range(0, len(ids), BATCH):
+            yield from letters.model._default_manager.filter(pk__in=ids[start : start + BATCH]).order_by("pk")
+        return
     source = iter(letters)
     while chunk := list(islice(source, BATCH)):
         yield from chunk

@@ -51,12 +51,20 @@ class Command(BaseCommand):
         )
         tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"])
         merged = Merged()
-        server = serve(given["metrics_port"], merged) if given["metrics_port"] is not None else None
+        server = self.metrics_server(given["metrics_port"], merged)
         code = Supervisor(tree, storage(), options, merged, say=self.stdout.write).run()
         if server:
             server.stop()
         if code:
             raise SystemExit(code)
+
+    def metrics_server(self, port: int | None, merged: Merged) -> Any:
+        if port is None:
+            return None
+        try:
+            return serve(port, merged)
+        except (OSError, OverflowError) as error:
+            raise CommandError(f"--metrics-port {port} cannot be served: {error}") from error
 
 
 LENGTHS = {
