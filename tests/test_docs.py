@@ -16,10 +16,10 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 NAMED = set(re.findall(r"`([^`]+)`", REFERENCE))
 
 PROMISE = (
-    "*Execution is at least once; at most one completion per lease is accepted; an effect in the jobs' database happens "
-    "once when it commits with the job or with its idempotency record; an outside effect guarded by a record is repeated "
-    "at most where the process died between the effect and its record, and there the task chooses between a retry and a "
-    "person.*"
+    "*Execution is at least once; at most one completion per lease is accepted; an effect in the jobs' "
+    "database happens once when it commits with the job or with its idempotency record; an outside effect "
+    "guarded by a record is repeated at most where the process died between the effect and its record, and "
+    "there the task chooses between a retry and a person.*"
 )
 
 
