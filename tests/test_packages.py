@@ -14,4 +14,5 @@ def test_the_wheel_holds_every_package_there_is():
         for path in (ROOT / app).rglob("__init__.py")
     }
 
-    assert found and found <= listed
+    assert found
+    assert found <= listed
