@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ def temporary_postgresql() -> Iterator[str]:
 
 
 def main(command: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with temporary_postgresql() as url:
         return subprocess.run(command, env=os.environ | {"DATABASE_URL": url}).returncode
 

@@ -115,6 +115,8 @@ def both_runs(directory: Path, arguments: list[str]) -> Iterator[list[Tests]]:
 
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell's background jobs ignore it, and so would the pytest processes, which are stopped with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="jobs-tests-") as name:
@@ -140,4 +142,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        sys.exit(130)
