@@ -1,0 +1,812 @@
+"""What every storage promises: one suite, run on the database's own storage and on the portable one beneath it."""
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.db.models import F
+
+from jobs.leases import Lease
+from jobs.models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
+from jobs.outcomes import (
+    Buried,
+    Cancelled,
+    ErrorReport,
+    Failed,
+    Interrupted,
+    Lost,
+    Released,
+    Snoozed,
+    Succeeded,
+)
+from jobs.states import Reason, RecordState, State
+from jobs.storage import NewJob, Storage, storage
+from jobs.verdicts import settlement
+from tests.admin.rows import a_dead_letter, a_job, a_record
+
+pytestmark = pytest.mark.django_db
+
+LEASE = timedelta(seconds=60)
+WEEK = timedelta(days=7)
+KEEP = {"succeeded": WEEK, "cancelled": WEEK, "dead": 10 * WEEK}
+ERROR = ErrorReport("builtins.ValueError", "no customer 7", "Traceback: no customer 7")
+ANYTHING: object = object()
+
+
+class Portable(Storage):
+    """The portable storage on the clock of the database under test: that one line differs on each of them."""
+
+    def now(self) -> datetime:
+        return storage().now()
+
+
+@pytest.fixture(params=["own", "portable"])
+def store(request) -> Storage:
+    return storage() if request.param == "own" else Portable("default")
+
+
+def new(**fields) -> NewJob:
+    values = {
+        "task_path": "tests.tasks.add",
+        "backend": "default",
+        "queue_name": "default",
+        "priority": 0,
+        "args": "[]",
+        "kwargs": "{}",
+        "schema_version": 1,
+        "max_attempts": 5,
+        "max_crashes": 3,
+    }
+    return NewJob(**values | fields)
+
+
+def add(store: Storage, **fields) -> int:
+    return store.insert([new(**fields)])[0].id
+
+
+def claim(store: Storage, limit: int = 10, worker: str = "w1", queue: str = "default", **more) -> list[Lease]:
+    return store.claim(worker, queue, limit, LEASE, **more)
+
+
+def claimed(store: Storage, **fields) -> Lease:
+    add(store, **fields)
+    [lease] = claim(store, queue=fields.get("queue_name", "default"))
+    return lease
+
+
+def row_for(lease: Lease, outcome):
+    return settlement(lease, outcome, lease.claimed_at, lease.claimed_at + timedelta(seconds=1))
+
+
+def settle(store: Storage, lease: Lease, outcome, **more) -> set[int]:
+    return store.settle([row_for(lease, outcome)], **more)
+
+
+def age(seconds: float = 3600, column: str = "lease_expires_at", **which) -> None:
+    """Let time pass for rows: tests do not wait."""
+    Job.objects.filter(**which).update(**{column: F(column) - timedelta(seconds=seconds)})
+
+
+def state_of(job_id: int) -> str:
+    return Job.objects.get(pk=job_id).state
+
+
+# Insert
+
+
+def test_inserted_job_has_what_was_asked_and_is_ready(store):
+    row = new(args="[1]", kwargs='{"b": "ü"}', priority=7, timeout=timedelta(seconds=9), idempotency_key="k")
+
+    [inserted] = store.insert([row])
+
+    job = Job.objects.get(pk=inserted.id)
+    assert (job.args, job.kwargs, job.priority, job.timeout) == ([1], {"b": "ü"}, 7, timedelta(seconds=9))
+    assert (job.state, job.attempts, job.lease_token, job.idempotency_key) == (State.READY, 0, 0, "k")
+    assert job.ready_at == job.enqueued_at == inserted.enqueued_at
+    assert job.worker_ids == []
+
+
+def test_many_are_inserted_in_the_order_given(store):
+    inserted = store.insert([new(args=f"[{n}]") for n in range(50)])
+
+    assert [Job.objects.get(pk=row.id).args for row in inserted] == [[n] for n in range(50)]
+    assert [row.id for row in inserted] == sorted(row.id for row in inserted)
+
+
+def test_inserting_nothing_is_no_error(store):
+    assert store.insert([]) == []
+
+
+def test_delayed_job_is_scheduled_and_stays_out_of_the_ready_ones(store):
+    [inserted] = store.insert([new(delay=timedelta(hours=1))])
+
+    job = Job.objects.get(pk=inserted.id)
+    assert (job.state, job.ready_at) == (State.SCHEDULED, None)
+    assert job.run_after == inserted.run_after == job.enqueued_at + timedelta(hours=1)
+    assert claim(store) == []
+
+
+def test_job_whose_time_is_past_is_ready_at_once(store):
+    [inserted] = store.insert([new(run_after=datetime(2020, 1, 1, tzinfo=UTC))])
+
+    assert inserted.state == State.READY
+    assert len(claim(store)) == 1
+
+
+# Claim
+
+
+def test_claim_leases_a_job_to_one_worker(store):
+    job_id = add(store, kwargs='{"b": 2}')
+
+    [lease] = claim(store, worker="w9")
+
+    job = Job.objects.get()
+    assert (job.state, job.leased_by, job.lease_token) == (State.RUNNING, "w9", 1)
+    assert job.lease_expires_at - lease.claimed_at == LEASE
+    assert job.started_at == job.last_attempted_at
+    assert (lease.id, lease.token, lease.worker_id, json.loads(lease.kwargs)) == (job_id, 1, "w9", {"b": 2})
+    assert claim(store, worker="w8") == []
+
+
+def test_claim_takes_priority_first_then_who_was_ready_first_then_the_lower_id(store):
+    late, early, low, high = (add(store, priority=p) for p in (0, 0, -5, 5))
+    same = add(store)
+    age(60, "ready_at", pk=early)
+    Job.objects.filter(pk=same).update(ready_at=Job.objects.get(pk=late).ready_at)
+
+    order = [lease.id for lease in claim(store)]
+
+    assert order == [high, early, late, same, low]
+
+
+def test_claim_takes_no_more_than_its_limit_and_the_best_of_them(store):
+    add(store)
+    best = [add(store, priority=3), add(store, priority=2)]
+
+    assert [lease.id for lease in claim(store, limit=2)] == best
+    assert Job.objects.ready().count() == 1
+
+
+def test_claim_takes_from_its_own_queue_only(store):
+    add(store, queue_name="email")
+
+    assert claim(store, queue="default") == []
+    assert len(claim(store, queue="email")) == 1
+
+
+def test_nothing_is_claimed_from_a_paused_queue(store):
+    add(store)
+    queue = Queue.objects.create(name="default", paused=True)
+
+    assert claim(store) == []
+
+    queue.delete()
+    assert len(claim(store)) == 1
+
+
+def test_suspects_are_claimed_only_by_who_asks_for_them(store):
+    plain, suspect = add(store), add(store)
+    Job.objects.filter(pk=suspect).update(suspect=True)
+
+    assert [lease.id for lease in claim(store)] == [plain]
+    assert [lease.id for lease in claim(store, suspects=True)] == [suspect]
+
+
+def test_every_claim_raises_the_token_by_one(store):
+    lease = claimed(store)
+
+    for token in (2, 3, 4):
+        settle(store, lease, Released())
+        [lease] = claim(store)
+        assert lease.token == token
+
+
+def test_a_second_claim_keeps_the_first_start(store):
+    lease = claimed(store)
+    settle(store, lease, Failed(ERROR, retry_in=0))
+    age(60, "started_at")
+    first_start = Job.objects.get().started_at
+    store.promote()
+
+    [second] = claim(store)
+
+    assert second.started_at == first_start < second.last_started_at
+
+
+@pytest.mark.parametrize("state", [s for s in State if s != State.READY])
+def test_only_ready_jobs_are_claimed(store, state):
+    a_job(state)
+
+    assert claim(store) == []
+
+
+# Settle: what each outcome makes of the row
+
+
+OUTCOMES = {
+    "succeeded": (Succeeded('{"a": [1]}'), {"state": "succeeded", "attempts": 1, "return_value": {"a": [1]}}),
+    "succeeded with nothing": (Succeeded(None), {"state": "succeeded", "return_value": None}),
+    "retried": (Failed(ERROR, retry_in=30), {"state": "scheduled", "attempts": 1, "finished_at": None}),
+    "dead": (Failed(ERROR, reason=Reason.PERMANENT_ERROR), {"state": "dead", "attempts": 1}),
+    "snoozed": (Snoozed(30), {"state": "scheduled", "attempts": 0, "worker_ids": []}),
+    "cancelled": (Cancelled(ERROR), {"state": "cancelled", "attempts": 1}),
+    "released": (Released(), {"state": "ready", "attempts": 0, "worker_ids": [], "started_at": None}),
+    "held": (Released(5, held=True), {"state": "scheduled", "attempts": 0, "held_since": ANYTHING}),
+    "interrupted": (Interrupted("shutdown"), {"state": "ready", "attempts": 0, "worker_ids": ["w1"]}),
+    "lost, not charged": (Lost(charged=False), {"state": "ready", "crashes": 0, "suspect": True}),
+    "lost, charged": (Lost(charged=True), {"state": "ready", "attempts": 0, "crashes": 1, "suspect": True}),
+    "buried": (Buried(Reason.UNKNOWN_TASK, ERROR), {"state": "dead", "attempts": 0}),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_outcome_becomes_columns(store, name):
+    outcome, expected = OUTCOMES[name]
+    lease = claimed(store)
+
+    assert settle(store, lease, outcome) == {lease.id}
+
+    job = Job.objects.get()
+    assert {key: value for key, value in expected.items() if value is not ANYTHING} == {
+        key: getattr(job, key) for key, value in expected.items() if value is not ANYTHING
+    }
+    assert all(getattr(job, key) is not None for key, value in expected.items() if value is ANYTHING)
+    assert (job.leased_by, job.lease_expires_at, job.lease_token, job.settled_token) == ("", None, 1, 1)
+    assert (job.finished_at is not None) == job.has_ended
+
+
+def test_retry_and_snooze_come_back_so_many_seconds_from_the_databases_now(store):
+    lease = claimed(store)
+
+    settle(store, lease, Snoozed(3600))
+
+    wait = Job.objects.get().run_after - lease.claimed_at
+    assert timedelta(seconds=3600) <= wait < timedelta(seconds=3630)
+
+
+def test_every_entry_to_ready_has_a_new_ready_at(store):
+    lease = claimed(store)
+    age(3600, "ready_at")
+    before = Job.objects.get().ready_at
+
+    settle(store, lease, Released())
+
+    assert Job.objects.get().ready_at - before > timedelta(minutes=59)
+
+
+def test_settled_attempt_leaves_its_row(store):
+    lease = claimed(store)
+
+    settle(store, lease, Failed(ERROR, retry_in=1))
+
+    attempt = Attempt.objects.get()
+    assert (attempt.job_id, attempt.number, attempt.lease_token, attempt.worker_id) == (lease.id, 1, 1, "w1")
+    assert (attempt.outcome, attempt.exception_class, attempt.message) == (
+        "failed",
+        "builtins.ValueError",
+        ERROR.message,
+    )
+    assert attempt.finished_at - attempt.started_at == timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(None), Snoozed(1), Released()])
+def test_success_snooze_and_release_leave_no_attempt(store, outcome):
+    settle(store, claimed(store), outcome)
+
+    assert not Attempt.objects.exists()
+
+
+def test_deaths_of_one_kind_share_an_error_group(store):
+    for number in (7, 8):
+        report = ErrorReport("builtins.ValueError", f"no customer {number}")
+        settle(store, claimed(store), Failed(report, reason=Reason.ATTEMPTS_EXHAUSTED))
+
+    group = ErrorGroup.objects.get()
+    assert (group.count, group.sample, group.task_path) == (2, "no customer 7", "tests.tasks.add")
+    assert set(DeadLetter.objects.values_list("group", "reason")) == {(group.pk, "attempts_exhausted")}
+
+
+def test_dead_letter_of_an_uncertain_job_names_the_record(store):
+    lease = claimed(store)
+
+    settle(store, lease, Failed(ERROR, reason=Reason.UNCERTAIN, record_key="charge:1"))
+
+    assert DeadLetter.objects.get().record_key == "charge:1"
+
+
+def test_every_end_frees_the_dedupe_lock(store):
+    lease = claimed(store)
+    Job.objects.update(dedupe_key="k", dedupe_lock="k")
+
+    settle(store, lease, Succeeded(None))
+
+    job = Job.objects.get()
+    assert (job.dedupe_key, job.dedupe_lock) == ("k", None)
+
+
+def test_retry_keeps_the_dedupe_lock(store):
+    lease = claimed(store)
+    Job.objects.update(dedupe_key="k", dedupe_lock="k")
+
+    settle(store, lease, Failed(ERROR, retry_in=5))
+
+    assert Job.objects.get().dedupe_lock == "k"
+
+
+def test_held_job_remembers_since_when_and_forgets_once_it_ran(store):
+    settle(store, claimed(store), Released(1, held=True))
+    age(60, "run_after")
+    since = Job.objects.get().held_since
+    store.promote()
+    [second] = claim(store)
+    settle(store, second, Released(1, held=True))
+
+    assert second.held_since == since == Job.objects.get().held_since
+
+    age(60, "run_after")
+    store.promote()
+    settle(store, claim(store)[0], Failed(ERROR, retry_in=1))
+    assert Job.objects.get().held_since is None
+
+
+# The fence
+
+
+def fenced_out(store, lease) -> bool:
+    """Say whether this lease can write nothing at all."""
+    before = Job.objects.values().get(pk=lease.id)
+    refused = settle(store, lease, Failed(ERROR, reason=Reason.PERMANENT_ERROR)) == set()
+    noted = store.note_progress(lease.worker_id, lease.id, lease.token, 50, "half")
+    same = Job.objects.values().get(pk=lease.id) == before
+    return refused and same and not noted and not Attempt.objects.exclude(outcome="lost").exists()
+
+
+def test_stale_worker_cannot_settle_a_job_it_lost(store):
+    stale = claimed(store)
+    settle(store, stale, Released(), by_holder=False)
+    claim(store, worker="w1")
+
+    assert fenced_out(store, stale)
+    assert not DeadLetter.objects.exists()
+
+
+def test_another_worker_cannot_settle_with_the_right_token(store):
+    lease = claimed(store)
+
+    assert fenced_out(store, lease._replace(worker_id="w2"))
+
+
+def test_worker_cannot_settle_after_its_lease_was_reaped(store):
+    lease = claimed(store)
+    age()
+    with store.atomic():
+        store.settle([row_for(found, Lost(charged=False)) for found in store.expired(10)], by_holder=False)
+
+    assert fenced_out(store, lease)
+
+
+def test_a_lease_settles_only_once(store):
+    lease = claimed(store)
+    settle(store, lease, Succeeded("1"))
+
+    assert fenced_out(store, lease)
+    assert Job.objects.get().return_value == 1
+
+
+def test_a_lease_that_has_expired_but_was_not_reaped_still_settles(store):
+    lease = claimed(store)
+    age()
+
+    assert settle(store, lease, Succeeded(None)) == {lease.id}
+
+
+def test_batch_writes_what_is_held_and_drops_the_one_lost_lease(store):
+    for _ in range(5):
+        add(store)
+    leases = claim(store)
+    lost = leases[2]
+    settle(store, lost, Released(), by_holder=False)
+
+    accepted = store.settle([row_for(lease, Failed(ERROR, reason=Reason.PERMANENT_ERROR)) for lease in leases])
+
+    assert accepted == {lease.id for lease in leases} - {lost.id}
+    assert state_of(lost.id) == State.READY
+    assert set(DeadLetter.objects.values_list("job", flat=True)) == accepted
+    assert ErrorGroup.objects.get().count == 4
+
+
+def test_batch_of_different_outcomes_is_written_in_one_go(store):
+    for _ in range(3):
+        add(store)
+    first, second, third = claim(store)
+
+    store.settle([row_for(third, Snoozed(9)), row_for(first, Succeeded("3")), row_for(second, Released())])
+
+    assert [state_of(lease.id) for lease in (first, second, third)] == ["succeeded", "ready", "scheduled"]
+
+
+def test_settling_nothing_is_no_error(store):
+    assert store.settle([]) == set()
+
+
+def test_settled_token_tells_a_lost_reply_from_a_lost_lease(store):
+    lease = claimed(store)
+    assert not store.was_settled(lease.id, lease.token)
+
+    settle(store, lease, Succeeded(None))
+
+    assert store.was_settled(lease.id, lease.token)
+    assert not store.was_settled(lease.id, lease.token + 1)
+
+
+def test_what_a_reaper_wrote_is_not_taken_for_the_holders_own_outcome(store):
+    lease = claimed(store)
+
+    settle(store, lease, Lost(charged=True), by_holder=False)
+
+    assert not store.was_settled(lease.id, lease.token)
+
+
+def test_lease_is_held_until_it_is_settled_and_never_again(store):
+    lease = claimed(store)
+    assert store.is_held(lease.id, lease.token)
+
+    settle(store, lease, Released())
+    claim(store)
+
+    assert not store.is_held(lease.id, lease.token)
+    assert store.is_held(lease.id, lease.token + 1)
+
+
+def test_progress_of_the_holder_is_written(store):
+    lease = claimed(store)
+
+    assert store.note_progress("w1", lease.id, lease.token, 40, "two of five")
+    assert not store.note_progress("w2", lease.id, lease.token, 99, "not mine")
+
+    job = Job.objects.get()
+    assert (job.progress_percent, job.progress_message) == (40, "two of five")
+
+
+@pytest.mark.parametrize("outcome", [Snoozed(0), Released(), Interrupted("x"), Lost(charged=True), Failed(ERROR, 0.0)])
+def test_no_outcome_resets_the_token(store, outcome):
+    lease = claimed(store)
+    Job.objects.update(lease_token=41)
+
+    settle(store, lease._replace(token=41), outcome)
+
+    assert Job.objects.get().lease_token == 41
+
+
+# Renew
+
+
+def test_renewal_extends_every_lease_of_a_worker_and_of_no_other(store):
+    for _ in range(3):
+        add(store)
+    mine, other = claim(store, limit=2), claim(store, worker="w2")
+    age(50)
+    before = dict(Job.objects.values_list("pk", "lease_expires_at"))
+
+    renewals = store.renew("w1", LEASE)
+
+    after = dict(Job.objects.values_list("pk", "lease_expires_at"))
+    assert {r.id: (r.token, r.renewed, r.cancel_requested) for r in renewals} == {
+        lease.id: (1, True, False) for lease in mine
+    }
+    assert all(after[lease.id] - before[lease.id] > timedelta(seconds=45) for lease in mine)
+    assert after[other[0].id] == before[other[0].id]
+
+
+def test_renewal_does_not_name_a_lease_that_is_gone(store):
+    kept, gone = claimed(store), claimed(store)
+    settle(store, gone, Released(), by_holder=False)
+
+    assert [renewal.id for renewal in store.renew("w1", LEASE)] == [kept.id]
+
+
+def test_renewal_of_a_job_claimed_again_has_the_newer_token(store):
+    lease = claimed(store)
+    settle(store, lease, Released())
+    claim(store)
+
+    assert [(r.id, r.token) for r in store.renew("w1", LEASE)] == [(lease.id, 2)]
+
+
+def test_renewal_says_that_a_cancel_was_requested(store):
+    claimed(store)
+    Job.objects.update(cancel_requested=True)
+
+    assert [renewal.cancel_requested for renewal in store.renew("w1", LEASE)] == [True]
+
+
+def test_expired_lease_that_nobody_reaped_may_still_be_renewed(store):
+    claimed(store)
+    age()
+
+    store.renew("w1", LEASE)
+
+    with store.atomic():
+        assert store.expired(10) == []
+
+
+def lock_row(other, job_id: int) -> None:
+    other.set_autocommit(False)
+    with other.cursor() as cursor:
+        cursor.execute("SELECT id FROM jobs_job WHERE id = %s FOR UPDATE", [job_id])
+
+
+@pytest.fixture
+def other_connection():
+    if not connection.features.has_select_for_update:
+        pytest.skip("this database locks no single rows")
+    other = connection.copy()
+    yield other
+    other.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_row_locked_by_another_connection_is_unknown_to_a_renewal_and_stalls_no_other(store, other_connection):
+    locked, free = claimed(store), claimed(store)
+    lock_row(other_connection, locked.id)
+
+    renewals = {renewal.id: renewal.renewed for renewal in store.renew("w1", LEASE)}
+
+    assert renewals == {locked.id: False, free.id: True}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_claim_promote_and_reap_step_over_a_row_locked_by_another_connection(store, other_connection):
+    locked, free = add(store), add(store)
+    lock_row(other_connection, locked)
+    assert [lease.id for lease in claim(store)] == [free]
+
+    other_connection.rollback()
+    claim(store)
+    age()
+    lock_row(other_connection, locked)
+    with store.atomic():
+        assert [lease.id for lease in store.expired(10)] == [free]
+        assert [lease.id for lease in store.held_by("w1", 10)] == [free]
+
+    other_connection.rollback()
+    Job.objects.update(state=State.SCHEDULED, leased_by="", lease_expires_at=None, run_after=F("enqueued_at"))
+    lock_row(other_connection, locked)
+    assert store.promote() == 1
+    assert state_of(locked) == State.SCHEDULED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_racing_for_jobs_claim_each_once(store):
+    store.insert([new() for _ in range(120)])
+    claims: list[int] = []
+    errors: list[BaseException] = []
+    start = threading.Barrier(6)
+
+    def race(worker: str) -> None:
+        try:
+            start.wait()
+            while leases := claim(store, limit=7, worker=worker):
+                claims.extend(lease.id for lease in leases)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=race, args=(f"w{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not errors
+    assert len(claims) == len(set(claims))
+    # The portable claim may find all that is left locked by the others and give up early; nothing is claimed twice.
+    assert len(claims) + Job.objects.ready().count() == 120
+
+
+# Take back
+
+
+def test_expired_leases_are_found_and_others_are_not(store):
+    old, young = claimed(store), claimed(store)
+    age(pk=old.id)
+
+    with store.atomic():
+        found = store.expired(10)
+
+    assert [(lease.id, lease.token, lease.worker_id) for lease in found] == [(old.id, 1, "w1")]
+    assert young.id not in [lease.id for lease in found]
+
+
+def test_expired_returns_no_more_than_its_limit_in_id_order(store):
+    ids = [add(store, priority=p) for p in (0, 1, 2)]
+    claim(store)
+    age()
+
+    with store.atomic():
+        assert [lease.id for lease in store.expired(2)] == ids[:2]
+
+
+def test_held_by_names_the_leases_of_one_worker(store):
+    for _ in range(3):
+        add(store)
+    mine = claim(store, limit=2)
+    claim(store, worker="w2")
+
+    with store.atomic():
+        found = store.held_by("w1", 10)
+
+    assert [lease.key for lease in found] == [lease.key for lease in mine]
+
+
+def test_lease_read_from_a_row_is_the_lease_that_was_claimed(store):
+    lease = claimed(store, args="[1]", kwargs='{"b":{"c":null}}', timeout=timedelta(seconds=9), idempotency_key="k")
+
+    with store.atomic():
+        [found] = store.held_by("w1", 1)
+
+    differing = {"args", "kwargs", "worker_ids", "claimed_at", "claimed_monotonic"}
+    same = [name for name in Lease._fields if name not in differing]
+    assert [getattr(found, name) for name in same] == [getattr(lease, name) for name in same]
+    for name in ("args", "kwargs", "worker_ids"):
+        assert json.loads(getattr(found, name)) == json.loads(getattr(lease, name))
+
+
+# Promote
+
+
+def test_promote_makes_due_jobs_ready_and_leaves_the_others(store):
+    due, later = add(store, delay=timedelta(hours=1)), add(store, delay=timedelta(hours=1))
+    age(7200, "run_after", pk=due)
+
+    assert store.promote() == 1
+
+    job = Job.objects.get(pk=due)
+    assert (job.state, job.ready_at > job.run_after) == (State.READY, True)
+    assert state_of(later) == State.SCHEDULED
+
+
+def test_promote_works_in_bounded_batches_oldest_first(store):
+    ids = [add(store, delay=timedelta(hours=1)) for _ in range(3)]
+    age(7200, "run_after")
+    age(60, "run_after", pk=ids[2])
+
+    assert store.promote(limit=1) == 1
+    assert state_of(ids[2]) == State.READY
+    assert [store.promote(limit=5), store.promote(limit=5)] == [2, 0]
+
+
+def test_next_due_is_the_earliest_scheduled_moment(store):
+    assert store.next_due() is None
+    add(store, delay=timedelta(hours=2))
+    sooner = add(store, delay=timedelta(hours=1))
+
+    assert store.next_due() == Job.objects.get(pk=sooner).run_after
+
+
+# Queues
+
+
+def test_ready_queues_tells_what_waits_where(store):
+    add(store, queue_name="plain")
+    suspect = add(store, queue_name="suspect")
+    add(store, queue_name="paused")
+    add(store, queue_name="later", delay=timedelta(hours=1))
+    Job.objects.filter(pk=suspect).update(suspect=True)
+    Queue.objects.create(name="paused", paused=True)
+    Queue.objects.create(name="plain")
+
+    found = {queue.name: tuple(queue)[1:] for queue in store.ready_queues()}
+
+    assert found == {
+        "plain": (True, False, False, False),
+        "suspect": (False, True, False, True),
+        "paused": (True, False, True, False),
+    }
+
+
+def test_ready_queues_of_an_empty_table_is_empty(store):
+    assert store.ready_queues() == []
+
+
+def test_listing_queues_twice_adds_a_row_once_and_keeps_a_pause(store):
+    Queue.objects.create(name="a", paused=True)
+
+    store.list_queues({"a", "b"})
+    store.list_queues({"a", "b"})
+
+    assert list(Queue.objects.values_list("name", "paused")) == [("a", True), ("b", False)]
+
+
+# Prune
+
+
+def ended(state: State, age_: timedelta) -> int:
+    job = a_job(state)
+    moments = {"finished_at": F("finished_at") - age_, "enqueued_at": F("enqueued_at") - age_}
+    Job.objects.filter(pk=job.pk).update(**moments)
+    return int(job.pk)
+
+
+def test_prune_deletes_what_is_past_its_own_retention_and_nothing_else(store):
+    gone = [ended(State.SUCCEEDED, 2 * WEEK), ended(State.CANCELLED, 2 * WEEK), ended(State.DEAD, 11 * WEEK)]
+    dead_but_kept = ended(State.DEAD, 2 * WEEK)
+    old_but_waiting = add(store)
+    Job.objects.filter(pk=old_but_waiting).update(enqueued_at=F("enqueued_at") - 20 * WEEK)
+    young = ended(State.SUCCEEDED, timedelta(days=1))
+
+    deleted, place = store.prune_jobs(0, 100, KEEP)
+
+    assert (deleted, place) == (3, None)
+    assert set(Job.objects.values_list("pk", flat=True)) == {dead_but_kept, old_but_waiting, young}
+    assert not set(gone) & {dead_but_kept, old_but_waiting, young}
+
+
+def test_prune_walks_the_primary_key_in_bounded_steps(store):
+    ids = [ended(State.SUCCEEDED, 2 * WEEK) for _ in range(5)]
+
+    first = store.prune_jobs(0, 2, KEEP)
+    second = store.prune_jobs(first[1], 2, KEEP)
+    last = store.prune_jobs(second[1], 2, KEEP)
+
+    assert (first, second, last) == ((2, ids[1]), (2, ids[3]), (1, None))
+
+
+def test_prune_stops_where_everything_is_too_young_to_go(store):
+    ended(State.SUCCEEDED, timedelta(days=1))
+    for _ in range(3):
+        ended(State.SUCCEEDED, timedelta(days=1))
+
+    assert store.prune_jobs(0, 2, KEEP) == (0, None)
+
+
+def test_delete_takes_attempts_and_letters_along_and_keeps_idempotency_records(store):
+    letter = a_dead_letter()
+    record = a_record(job=letter.job)
+
+    assert store.delete_jobs([letter.job_id]) == 1
+
+    assert not Job.objects.exists()
+    assert not Attempt.objects.exists()
+    assert not DeadLetter.objects.exists()
+    assert IdempotencyRecord.objects.get(pk=record.pk).job_id is None
+
+
+@pytest.mark.parametrize("state", [State.SCHEDULED, State.READY, State.RUNNING])
+def test_a_job_that_has_not_ended_is_never_deleted(store, state):
+    job = a_job(state)
+
+    assert store.delete_jobs([job.pk]) == 0
+    assert Job.objects.filter(pk=job.pk).exists()
+
+
+def test_expired_records_are_pruned_but_never_one_that_is_processing(store):
+    past = store.now() - timedelta(days=1)
+    a_record(key="done, expired", expires_at=past)
+    a_record(RecordState.PROCESSING, key="processing", expires_at=past)
+    a_record(key="done, for ever")
+    a_record(key="done, for a while", expires_at=store.now() + timedelta(days=1))
+
+    assert [store.prune_records(10), store.prune_records(10)] == [1, 0]
+    assert not IdempotencyRecord.objects.filter(key="done, expired").exists()
+
+
+def test_records_are_pruned_in_bounded_batches(store):
+    for number in range(3):
+        a_record(key=str(number), expires_at=store.now() - timedelta(days=1))
+
+    assert [store.prune_records(2), store.prune_records(2)] == [2, 1]
+
+
+# Time
+
+
+def test_now_is_aware_and_moves_on(store):
+    first = store.now()
+
+    assert first.tzinfo is not None
+    assert store.now() >= first

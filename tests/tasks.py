@@ -1,0 +1,125 @@
+"""Tasks for tests that run jobs inside the test's own process.
+
+`done` is what they did outside of the database: it stays when a transaction rolls back.
+"""
+
+from typing import Any
+
+from django.contrib.auth.models import Group
+from django.db import transaction
+
+from jobs import CancelJob, PermanentError, RetryLater, Snooze, Uncertain, task
+from jobs.retries import fixed
+
+done: list[Any] = []
+
+
+class NoSuchCustomer(Exception):
+    """An error that no retry can help."""
+
+
+@task
+def add(a: int, b: int = 0) -> int:
+    done.append((a, b))
+    return a + b
+
+
+@task
+async def aadd(a: int, b: int = 0) -> int:
+    done.append((a, b))
+    return a + b
+
+
+@task(takes_context=True)
+def tell(context: Any, name: str) -> dict[str, Any]:
+    """Return what the context says."""
+    context.progress(50, f"half of {name}")
+    return {"attempt": context.attempt, "job_id": context.job_id, "asked_to_stop": context.cancel_requested}
+
+
+@task(max_attempts=3, backoff=fixed(0))
+def fail(message: str = "boom") -> None:
+    done.append(message)
+    raise ValueError(message)
+
+
+@task(max_attempts=3, backoff=fixed(0), takes_context=True)
+def flaky(context: Any, fails: int = 1) -> int:
+    if context.attempt <= fails:
+        raise ConnectionError("the other side hung up")
+    return int(context.attempt)
+
+
+@task(permanent_errors=(NoSuchCustomer,))
+def misdirected() -> None:
+    raise NoSuchCustomer("there is no customer 7")
+
+
+@task
+def say(what: str, seconds: float = 30) -> None:
+    """Raise what the task's author can raise to steer its job."""
+    raise {
+        "permanent": PermanentError("the address does not exist"),
+        "later": RetryLater(seconds),
+        "snooze": Snooze(seconds),
+        "cancel": CancelJob("no longer wanted"),
+        "uncertain": Uncertain("the connection was lost after the data"),
+    }[what]
+
+
+@task(transactional=True)
+def write(name: str, then: str = "") -> int:
+    """Write a row that commits with the job's success."""
+    group = Group.objects.create(name=name)
+    if then == "raise":
+        raise ValueError("after the write")
+    if then == "hook":
+        transaction.on_commit(broken_hook)
+    if then == "rollback":
+        transaction.set_rollback(True)
+    if then == "unstorable":
+        return object()  # type: ignore[return-value]
+    return int(group.pk)
+
+
+def broken_hook() -> None:
+    done.append("hook")
+    raise RuntimeError("the hook is broken")
+
+
+@task(idempotency_key="charge:{order}")
+def charge(order: int) -> str:
+    done.append(order)
+    return f"receipt {order}"
+
+
+@task(idempotency_key="charge:{order}", on_uncertain="dead")
+def charge_for_a_person(order: int, how: str = "") -> str:
+    done.append(order)
+    if how == "uncertain":
+        raise Uncertain("the connection was lost after the data")
+    if how == "fails":
+        raise ValueError("declined")
+    return f"receipt {order}"
+
+
+@task(idempotency_key="write:{name}", transactional=True)
+def write_once(name: str, then: str = "") -> int:
+    group = Group.objects.create(name=name)
+    if then == "raise":
+        raise ValueError("after the write")
+    return int(group.pk)
+
+
+@task(schema_version=2, queue_name="email", priority=7, max_attempts=9, max_crashes=2, timeout=12.5)
+def detailed(*, delivery_id: str, template_id: str = "welcome") -> str:
+    return f"{template_id} {delivery_id}"
+
+
+@task
+def unstorable() -> Any:
+    done.append("ran")
+    return {1, 2}
+
+
+not_a_task = 42
