@@ -12,7 +12,7 @@ from typing import Any
 from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Released
 from ..states import Reason
-from .connections import tidy
+from .connections import distrust, tidy
 from .runner import AsyncRunner, Finished
 from .slots import Slots
 
@@ -77,6 +77,7 @@ class Threads:
             if lease.key in desk.lost:
                 desk.hand_in(not_started(lease), dry=self.buffer.empty())
                 continue
+            distrust()
             try:
                 finished = desk.runner.run(
                     lease, lambda run: slots.mark(row, run.lease.id, run.lease.token, run.deadline)
