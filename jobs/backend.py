@@ -13,6 +13,7 @@ from django.db import DEFAULT_DB_ALIAS
 from . import enqueue, registry
 from .compat import (
     BaseTaskBackend,
+    InvalidTask,
     TaskError,
     TaskResult,
     TaskResultDoesNotExist,
@@ -68,6 +69,8 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
         self.jobs_options = Options.parse(self.options)
 
     def validate_task(self, task: Any) -> None:
+        if isinstance(task.priority, bool) or not isinstance(task.priority, int | float):
+            raise InvalidTask(f"priority must be a whole number, not {task.priority!r}")
         super().validate_task(task)
         if getattr(task, "transactional", False):
             self.validate_transactional(task)

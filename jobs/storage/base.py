@@ -22,8 +22,10 @@ from ..states import ENDED, RecordState, State
 
 JSON_COLUMNS = ("args", "kwargs", "worker_ids")
 
-# Loose index scan: one index probe per queue name, whatever the backlog. Plain SQL that PostgreSQL, SQLite and
-# MySQL 8 share; the states are literals because SQLite matches a partial index by the text of its condition.
+# Loose index scan: a few index probes per queue name, whatever the backlog. Plain SQL that PostgreSQL, SQLite and
+# MySQL 8 share; the states are literals because SQLite matches a partial index by the text of its condition. The first
+# and the last entry of a queue in index order, not EXISTS: that would tempt PostgreSQL into reading the whole table
+# whenever its statistics say that many jobs are ready.
 READY_QUEUES = """
 WITH RECURSIVE names(name) AS (
     SELECT min(queue_name) FROM jobs_job WHERE state = 'ready'
@@ -32,8 +34,10 @@ WITH RECURSIVE names(name) AS (
     FROM names WHERE names.name IS NOT NULL
 )
 SELECT names.name,
-       EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND queue_name = names.name AND suspect = FALSE),
-       EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND queue_name = names.name AND suspect = TRUE),
+       (SELECT NOT suspect FROM jobs_job WHERE state = 'ready' AND queue_name = names.name
+        ORDER BY queue_name, suspect, priority DESC, ready_at, id LIMIT 1),
+       (SELECT suspect FROM jobs_job WHERE state = 'ready' AND queue_name = names.name
+        ORDER BY queue_name DESC, suspect DESC, priority, ready_at DESC, id DESC LIMIT 1),
        COALESCE(jobs_queue.paused, FALSE),
        jobs_queue.id IS NULL
 FROM names LEFT JOIN jobs_queue ON jobs_queue.name = names.name
@@ -267,7 +271,8 @@ class Storage:
 
     def expired(self, limit: int) -> list[Lease]:
         """Lock and read leases that have expired. Transaction: joins the caller's."""
-        due = self.jobs.running().filter(lease_expires_at__lt=self.now()).order_by("pk")
+        # In the order of the small index of running jobs: by primary key alone SQLite would walk the whole table.
+        due = self.jobs.running().filter(lease_expires_at__lt=self.now()).order_by("leased_by", "pk")
         return self.leases(due.select_for_update(skip_locked=True)[:limit])
 
     def held_by(self, worker_id: str, limit: int) -> list[Lease]:

@@ -1,0 +1,139 @@
+"""The plans that the speed relies on, asked of the database late in a drain, with history and delayed jobs kept."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from jobs.models import Job
+from jobs.outcomes import Released, Succeeded
+from jobs.storage import NewJob, postgresql, sqlite, storage
+from jobs.storage.base import READY_QUEUES
+from jobs.verdicts import settlement
+
+pytestmark = pytest.mark.django_db
+
+LEASE = timedelta(seconds=60)
+
+
+@pytest.fixture
+def late_in_a_drain() -> None:
+    late_in_a_drain_of(1_500)
+
+
+def late_in_a_drain_of(jobs: int) -> None:
+    """Most jobs succeeded, many are scheduled, some are ready, a few run: and statistics are of before."""
+    store = storage()
+    rows = [new_job(number) for number in range(jobs)]
+    store.insert(rows)
+    store.insert([row._replace(delay=timedelta(days=1), priority=50) for row in rows[:1000]])
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE jobs_job")
+    for _ in range(jobs * 4 // 5 // 500):
+        leases = store.claim("worker", "default", 500, LEASE)
+        store.settle([settlement(lease, Succeeded(), lease.claimed_at, lease.claimed_at) for lease in leases])
+    store.claim("worker", "default", 100, LEASE)
+
+
+def new_job(number: int) -> NewJob:
+    return NewJob("tests.tasks.add", "default", "default", 0, f"[{number}]", "{}", 1, 5, 3)
+
+
+def plan_of(sql: str, params: Any = None) -> str:
+    """Return what the database would do, as one text."""
+    if connection.vendor == "sqlite":
+        rows = storage().execute(f"EXPLAIN QUERY PLAN {sql}", params or {}).fetchall()  # type: ignore[attr-defined]
+        return "\n".join(row[3] for row in rows)
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {sql}", params)
+        return "\n".join(row[0] for row in cursor.fetchall())
+
+
+def assert_reads_no_whole_table(plan: str) -> None:
+    assert not re.search(r"Seq Scan on jobs_job\b|SCAN jobs_job(?! USING (COVERING )?INDEX)", plan), plan
+
+
+def test_a_claim_reads_the_ready_index_in_order_and_sorts_nothing(vendor):
+    late_in_a_drain_of(12_000)
+
+    if vendor == "postgresql":
+        arguments = {"worker_id": "w", "queue_name": "default", "limit": 100, "lease": LEASE, "suspects": False}
+        plan = plan_of(postgresql.CLAIM, arguments)
+        assert "Index Scan using jobs_job_ready" in plan, plan
+        assert "Sort" not in plan, plan
+    else:
+        names = ("worker_id", "queue_name", "limit", "suspects", "now", "expires_at")
+        plan = plan_of(sqlite.CLAIM, dict(zip(names, ("w", "default", 100, False, "2026", "2026"), strict=True)))
+        assert "SEARCH jobs_job USING INDEX jobs_job_ready" in plan, plan
+        assert "TEMP B-TREE" not in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_a_settle_goes_by_primary_key_late_in_a_drain(vendor):
+    # In a table of a few pages PostgreSQL rightly reads all of it.
+    late_in_a_drain_of(12_000)
+    leases = storage().held_by("worker", 100)
+    rows = [settlement(lease, Released(), None, lease.claimed_at) for lease in leases]
+    assert len(rows) == 100
+
+    if vendor == "postgresql":
+        columns = [list(column) for column in zip(*map(postgresql.settle_row, rows), strict=True)]
+        plan = plan_of(postgresql.SETTLE, [True, *columns])
+        assert "jobs_job_pkey" in plan, plan
+        assert "jobs_job_running" not in plan, plan
+    else:
+        plan = plan_of(sqlite.SETTLE, sqlite.settle_arguments(rows[0], leases[0].claimed_at, True))
+        assert "SEARCH jobs_job USING INTEGER PRIMARY KEY" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_a_renewal_reads_only_the_running_jobs_of_the_worker(late_in_a_drain, vendor):
+    if vendor == "postgresql":
+        plan = plan_of(postgresql.RENEW, {"worker_id": "worker", "lease": LEASE})
+    else:
+        plan = Job.objects.running().filter(leased_by="worker").order_by("pk").explain()
+
+    assert "jobs_job_running" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_naming_the_queues_with_work_probes_the_ready_index(late_in_a_drain):
+    plan = plan_of(READY_QUEUES)
+
+    assert "jobs_job_ready" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_promoting_reads_the_scheduled_index_in_order(late_in_a_drain):
+    due = Job.objects.scheduled().filter(run_after__lte=storage().now()).order_by("run_after", "pk")
+
+    plan = due.values("pk")[:1000].explain()
+
+    assert "jobs_job_scheduled" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_reaping_reads_only_running_jobs(late_in_a_drain):
+    expired = Job.objects.running().filter(lease_expires_at__lt=storage().now()).order_by("leased_by", "pk")
+
+    plan = expired[:200].explain()
+
+    assert "jobs_job_running" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_succeeded_jobs_stand_in_no_partial_index():
+    partial = [index for index in Job._meta.indexes if index.condition is not None]
+
+    assert len(partial) == len(Job._meta.indexes) == 4
+    assert not any("succeeded" in str(index.condition) for index in partial)
+
+
+def test_no_index_names_a_column_that_a_renewal_changes():
+    named = {field for index in Job._meta.indexes for field, _ in index.fields_orders}
+
+    assert "lease_expires_at" not in named
+    assert not any("lease_expires_at" in str(index.condition) for index in Job._meta.indexes)
