@@ -84,6 +84,15 @@ FROM jobs_job AS job WHERE job.state = 'running' AND job.leased_by = %(worker_id
 """
 
 
+PROMOTE = """
+WITH due AS MATERIALIZED (
+    SELECT id FROM jobs_job WHERE state = 'scheduled' AND run_after <= statement_timestamp()
+    ORDER BY run_after, id LIMIT %s FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs_job AS job SET state = 'ready', ready_at = statement_timestamp() FROM due WHERE job.id = due.id
+"""
+
+
 class PostgresStorage(Storage):
     def now(self) -> datetime:
         with self.connection.cursor() as cursor:
@@ -136,6 +145,11 @@ class PostgresStorage(Storage):
         with self.binding_cursor() as cursor:
             cursor.execute(RENEW, {"worker_id": worker_id, "lease": lease})
             return [Renewal(*row) for row in cursor.fetchall()]
+
+    def promote(self, limit: int = 1000) -> int:
+        with self.binding_cursor() as cursor:
+            cursor.execute(PROMOTE, [limit])
+            return cursor.rowcount  # type: ignore[no-any-return]
 
     @contextmanager
     def binding_cursor(self) -> Iterator[Any]:

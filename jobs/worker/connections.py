@@ -30,6 +30,7 @@ def distrust() -> None:
     An idle connection is silent: what can be read from it is a farewell. Asking the socket costs a microsecond, a
     health check before every job would cost a round trip.
     """
+    connection: Any
     for connection in connections.all(initialized_only=True):
         if has_news(connection.connection):
             connection.health_check_done = False
@@ -54,6 +55,13 @@ def tidy() -> None:
             discard(connection)
         elif connection.errors_occurred or is_due(connection):
             connection.close_if_unusable_or_obsolete()
+
+
+def discard_all() -> None:
+    """After an interrupted job: it may have been cut off between a command and its result."""
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None:
+            discard(connection)
 
 
 def discard(connection: Any) -> None:

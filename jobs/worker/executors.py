@@ -11,8 +11,9 @@ from typing import Any
 
 from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Released
+from ..runs import Run
 from ..states import Reason
-from .connections import distrust, tidy
+from .connections import discard_all, distrust, tidy
 from .runner import AsyncRunner, Finished
 from .slots import Slots
 
@@ -31,6 +32,11 @@ class Desk:
         self.finished: deque[Finished] = deque()
         self.lost: set[tuple[int, int]] = set()  # leases found gone before they were started
         self.last_start = time.monotonic()
+        self.is_kept: Callable[[Lease], bool] = always
+
+    def may_start(self, lease: Lease) -> bool:
+        """Say whether a lease that has waited here is still ours, as far as this process can know."""
+        return lease.key not in self.lost and self.is_kept(lease)
 
     def hand_in(self, finished: Finished, dry: bool) -> None:
         """Take an outcome; wake the engine when enough have come together or there is nothing else to run."""
@@ -43,6 +49,10 @@ class Desk:
         log.critical("runner failed", exc_info=error, extra=lease.log_fields())
         report = ErrorReport.of(error)
         return Finished(lease, Failed(report, reason=Reason.PERMANENT_ERROR), None, time.monotonic())
+
+
+def always(lease: Lease) -> bool:
+    return True
 
 
 class Threads:
@@ -74,19 +84,36 @@ class Threads:
         while True:
             lease = self.buffer.get()
             desk.last_start = time.monotonic()
-            if lease.key in desk.lost:
+            if not desk.may_start(lease):
                 desk.hand_in(not_started(lease), dry=self.buffer.empty())
                 continue
             distrust()
+            marked = Marked(slots, row)
             try:
-                finished = desk.runner.run(
-                    lease, lambda run: slots.mark(row, run.lease.id, run.lease.token, run.deadline)
-                )
+                finished = desk.runner.run(lease, marked)
             except BaseException as error:
                 finished = desk.broken(lease, error)
             slots.clear(row)
+            if marked.was_interrupted:
+                discard_all()
             tidy()
             desk.hand_in(finished, dry=self.buffer.empty())
+
+
+class Marked:
+    """Marks a run in its slot before the task begins, and remembers it."""
+
+    def __init__(self, slots: Slots, row: int) -> None:
+        self.slots, self.row = slots, row
+        self.run: Run | None = None
+
+    def __call__(self, run: Run) -> None:
+        self.run = run
+        self.slots.mark(self.row, run.lease.id, run.lease.token, run.deadline)
+
+    @property
+    def was_interrupted(self) -> bool:
+        return self.run is not None and self.run.gate.error is not None
 
 
 def not_started(lease: Lease) -> Finished:
@@ -134,10 +161,10 @@ class Loop:
                 lease = self.waiting.popleft()
             except IndexError:  # it was given back in this very moment
                 return
-            if lease.key in self.desk.lost:
-                self.desk.hand_in(not_started(lease), dry=True)
-            else:
+            if self.desk.may_start(lease):
                 self.begin(lease, self.free.popleft())
+            else:
+                self.desk.hand_in(not_started(lease), dry=True)
 
     def begin(self, lease: Lease, row: int) -> None:
         task = self.loop.create_task(self.work(lease, row))
@@ -148,9 +175,7 @@ class Loop:
     async def work(self, lease: Lease, row: int) -> None:
         slots = self.desk.slots
         try:
-            finished = await self.desk.runner.arun(
-                lease, lambda run: slots.mark(row, run.lease.id, run.lease.token, run.deadline)
-            )
+            finished = await self.desk.runner.arun(lease, Marked(slots, row))
         except BaseException as error:
             finished = self.desk.broken(lease, error)
         slots.clear(row)

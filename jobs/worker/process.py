@@ -76,6 +76,7 @@ class Process:
         self.engine.attach(desk, self.threads, Loop(desk, plan.threads, plan.async_slots))
         self.heartbeat = Heartbeat(self.engine, storage(), plan.heartbeat_seconds)
         self.watchdog = Watchdog(self.engine, self.heartbeat)
+        desk.is_kept = self.watchdog.is_kept
         self.wakeup = Wakeup(self.engine, storage())
         self.reporter = Reporter(report, tally)
 

@@ -7,6 +7,7 @@ import threading
 import time
 
 from ..exceptions import TimedOut
+from ..leases import Lease
 from ..runs import Run
 from .engine import Engine
 from .heartbeat import Heartbeat, lose
@@ -51,9 +52,16 @@ class Watchdog:
     def check(self, run: Run, now: float) -> None:
         if run.deadline and now >= run.deadline:
             run.gate.interrupt(TimedOut(f"ran longer than its timeout of {run.timeout_seconds:g} s"))
-        kept_since = run.kept_since
-        if run.lease.claimed_monotonic <= self.heartbeat.renewed_at:
+        if now >= self.kept_until(run.lease, run.kept_since):
+            lose(run, "its lease could not be renewed in time")
+
+    def kept_until(self, lease: Lease, kept_since: float) -> float:
+        """Return until when, in monotonic seconds, nobody else can own the job."""
+        if lease.claimed_monotonic <= self.heartbeat.renewed_at:
             # It was renewed while it waited to start.
             kept_since = max(kept_since, self.heartbeat.renewed_at)
-        if now >= kept_since + self.lease_seconds * (1 - MARGIN):
-            lose(run, "its lease could not be renewed in time")
+        return kept_since + self.lease_seconds * (1 - MARGIN)
+
+    def is_kept(self, lease: Lease) -> bool:
+        """Say whether a lease that waits to start is surely ours: after a pause or an outage it may not be."""
+        return time.monotonic() < self.kept_until(lease, lease.claimed_monotonic)
