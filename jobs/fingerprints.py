@@ -11,7 +11,7 @@ VARIABLE_PARTS = [
     (re.compile(r"\b[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}\b"), "<uuid>"),
     (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b"), "<host>"),
     (re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`"), "<quoted>"),
-    (re.compile(r"\b[0-9a-fA-F]*\d[0-9a-fA-F]{11,}\b"), "<id>"),
+    (re.compile(r"\b(?=[a-fA-F]*\d)[0-9a-fA-F]{12,}\b"), "<id>"),
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<number>"),
 ]
 
