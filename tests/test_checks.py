@@ -1,0 +1,83 @@
+"""What would go wrong at night is said at deploy."""
+
+import pytest
+from django.core.checks import run_checks
+from django.db import connections
+
+from jobs import checks, conf
+from jobs.backend import JobsBackend
+from jobs.compat import ROOT
+
+
+def backend_settings(**options):
+    return {"default": {"BACKEND": conf.BACKEND, "QUEUES": ["default", "email"], "OPTIONS": options}}
+
+
+def test_project_as_it_is_has_nothing_to_complain_of():
+    assert checks.check_options() == []
+    assert checks.check_database() == []
+
+
+def test_unknown_option_is_an_error_that_names_the_nearest_right_one(settings):
+    settings.TASKS = backend_settings(max_attemps=5)
+
+    [error] = checks.check_options()
+
+    assert error.id == "jobs.E001"
+    assert "TASKS['default']" in error.msg
+    assert "'max_attempts'" in error.msg
+
+
+def test_value_of_the_wrong_type_is_an_error(settings):
+    settings.TASKS = backend_settings(lease="60", max_payload=None)
+
+    assert [error.id for error in checks.check_options()] == ["jobs.E001", "jobs.E001"]
+
+
+def test_options_of_other_backends_are_none_of_our_business(settings):
+    settings.TASKS = {"default": {"BACKEND": "somewhere.Else", "OPTIONS": {"max_attemps": 5}}}
+
+    assert checks.check_options() == []
+
+
+def test_queue_name_longer_than_its_column_is_an_error():
+    backend = JobsBackend("default", {"QUEUES": ["fine", "q" * 101], "OPTIONS": {}})
+
+    [error] = checks.backend_problems(backend)
+
+    assert error.id == "jobs.E002"
+    assert "q" * 101 in error.msg
+
+
+def test_jobs_routed_to_another_database_are_a_warning(settings, monkeypatch):
+    monkeypatch.setattr(checks.router, "db_for_write", lambda model: "elsewhere")
+    monkeypatch.setattr(checks, "connections", {"elsewhere": type("Other", (), {"vendor": "postgresql"})})
+
+    [warning] = checks.check_database()
+
+    assert warning.id == "jobs.W001"
+    assert "'elsewhere'" in warning.msg
+
+
+def test_sqlite_without_immediate_transactions_is_a_warning(monkeypatch):
+    default = connections["default"]
+    monkeypatch.setattr(default, "vendor", "sqlite")
+    monkeypatch.setitem(default.settings_dict, "OPTIONS", {"transaction_mode": "DEFERRED"})
+
+    [warning] = checks.check_database()
+
+    assert warning.id == "jobs.W002"
+    assert "IMMEDIATE" in warning.hint
+
+
+@pytest.mark.django_db
+def test_checks_run_with_djangos_own(settings):
+    settings.TASKS = backend_settings(leese=60)
+
+    assert "jobs.E001" in {message.id for message in run_checks(tags=["jobs"])}
+
+
+def test_the_frameworks_own_checks_are_registered_too():
+    from django.core.checks.registry import registry
+
+    assert any(check.__module__.startswith(ROOT) for check in registry.registered_checks)
