@@ -89,7 +89,6 @@ class Runner:
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
         with self.tracked(Run(lease, thread_gate(), self.timeout_seconds(lease, call.task)), watch) as run:
-            announce_start(lease)
             started = time.monotonic()
             result = self.attempt(run, call)
         if isinstance(result, Committed):
@@ -125,6 +124,8 @@ class Runner:
         return self.outcome(run, call, value, error)
 
     def called(self, run: Run, call: Call) -> Any:
+        # Here, because a receiver may be interrupted as the task may: by a timeout, say.
+        announce_start(run.lease)
         function: Callable[[], Any] = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
         if run.lease.idempotency_key:
             function = partial(self.guard(run, call).run, function)
@@ -220,7 +221,6 @@ class AsyncRunner(Runner):
             loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]
 
         with self.tracked(Run(lease, gate, self.timeout_seconds(lease, call.task), cancel), watch) as run:
-            announce_start(lease)
             started = time.monotonic()
             value: Any = None
             error: BaseException | None = None
@@ -234,6 +234,7 @@ class AsyncRunner(Runner):
         return Finished(lease, self.outcome(run, call, value, error), started, time.monotonic())  # type: ignore[arg-type]
 
     async def acalled(self, run: Run, call: Call) -> Any:
+        announce_start(run.lease)
         function = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
         if run.lease.idempotency_key:
             return await self.guard(run, call).arun(function)

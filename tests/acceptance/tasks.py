@@ -151,6 +151,18 @@ def swallow(ledger: str, name: str) -> None:
             Ledger(ledger).note(f"{name} swallowed")
 
 
+@task(timeout=0.5, max_attempts=2, backoff=fixed(0))
+def announced(ledger: str, name: str) -> None:
+    """Run at once, after a receiver of `task_started` that waits at the gate."""
+    Ledger(ledger).note(f"{name} done")
+
+
+@receiver(task_started)
+def wait_while_announced(task_result: Any, **kwargs: Any) -> None:
+    if task_result.task.func is announced.func:
+        wait_at(task_result.kwargs["ledger"], "gate")
+
+
 # Stubbornness: an interruption is taken for a sign to go on
 
 

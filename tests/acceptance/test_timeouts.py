@@ -53,3 +53,15 @@ def test_a_job_that_ignores_its_timeout_is_settled_only_after_its_process(worker
     eventually(lambda: ledger.count("late started") == 2)
     assert outcomes_of(late) == ["interrupted"]
     assert (row_of(late).attempts, row_of(late).crashes, row_of(late).suspect) == (0, 0, False)
+
+
+def test_a_timeout_before_the_task_itself_has_begun_is_an_attempt_like_others(worker, ledger, eventually):
+    worker(*POLL).wait_ready()
+    result = tasks.announced.enqueue(ledger=str(ledger), name="announced")
+    eventually(lambda: outcomes_of(result) == ["failed"])
+
+    ledger.open()
+
+    eventually(lambda: have_succeeded(result))
+    assert row_of(result).attempts == 2
+    assert Attempt.objects.get().exception_class == "jobs.exceptions.TimedOut"
