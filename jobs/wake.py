@@ -1,6 +1,5 @@
 """Tells sleeping workers of new work: after commit, at most once per queue and 20 ms of this process."""
 
-import functools
 import time
 
 from django.db import transaction
@@ -15,8 +14,12 @@ last_sent: dict[str, float] = {}
 
 def wake(queue_name: str) -> None:
     """Notify workers once the caller's transaction has committed. A failure is logged: polling finds the job."""
-    store = storage()
-    transaction.on_commit(functools.partial(send, queue_name), using=store.alias, robust=True)
+
+    # A function and no partial: Django 5.2 logs a failed hook by its `__qualname__`, and fails itself without one.
+    def after_commit() -> None:
+        send(queue_name)
+
+    transaction.on_commit(after_commit, using=storage().alias, robust=True)
 
 
 def send(queue_name: str) -> None:

@@ -1,0 +1,127 @@
+"""Rule 9: enqueue joins the caller's transaction."""
+
+import threading
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+
+from jobs import enqueue_many
+from jobs.exceptions import InvalidPayload
+from jobs.models import Job, Queue
+from tests import tasks
+
+pytestmark = pytest.mark.django_db
+
+
+def seen_by_others() -> int:
+    """Count jobs on another connection."""
+    found: list[int] = []
+
+    def look() -> None:
+        found.append(Job.objects.count())
+        connection.close()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_in_a_rolled_back_transaction_leaves_nothing():
+    with transaction.atomic():
+        Group.objects.create(name="order")
+        tasks.add.enqueue(1)
+        enqueue_many(tasks.add, [{"a": 1}, {"a": 2}])
+        transaction.set_rollback(True)
+
+    assert (Job.objects.count(), Group.objects.count()) == (0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_in_a_committed_transaction_leaves_exactly_one_job():
+    with transaction.atomic():
+        Group.objects.create(name="order")
+        tasks.add.enqueue(1)
+
+    assert seen_by_others() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_worker_sees_a_job_before_its_transaction_commits():
+    with transaction.atomic():
+        tasks.add.enqueue(1)
+        assert seen_by_others() == 0
+
+    assert seen_by_others() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_are_woken_after_the_commit_and_never_before(monkeypatch):
+    woken: list[str] = []
+    monkeypatch.setattr("jobs.wake.send", woken.append)
+
+    with transaction.atomic():
+        tasks.add.enqueue(1)
+        tasks.detailed.enqueue(delivery_id="d")
+        assert woken == []
+
+    assert woken == ["default", "email"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_wake_up_that_fails_does_not_fail_the_enqueue(monkeypatch):
+    def broken(queue_name):
+        raise RuntimeError("no more connections")
+
+    monkeypatch.setattr("jobs.wake.send", broken)
+
+    tasks.add.enqueue(1)
+
+    assert Job.objects.count() == 1
+
+
+def test_enqueue_never_touches_the_queues_table():
+    tasks.add.enqueue(1)
+
+    assert not Queue.objects.exists()
+
+
+# Many
+
+
+def test_enqueue_many_keeps_the_order_in_results_and_rows():
+    results = enqueue_many(tasks.add, [{"a": n} for n in range(20)])
+
+    assert [result.kwargs["a"] for result in results] == list(range(20))
+    assert [int(result.id) for result in results] == list(Job.objects.order_by("pk").values_list("pk", flat=True))
+    assert [job.kwargs["a"] for job in Job.objects.order_by("pk")] == list(range(20))
+
+
+def test_enqueue_many_is_all_or_nothing():
+    with pytest.raises(InvalidPayload):
+        enqueue_many(tasks.add, [{"a": 1}, {"b": 2}])
+
+    assert not Job.objects.exists()
+
+
+def test_enqueue_many_takes_any_iterable_and_also_an_empty_one():
+    assert len(enqueue_many(tasks.add, ({"a": n} for n in range(3)))) == 3
+    assert enqueue_many(tasks.add, []) == []
+
+
+def test_enqueue_many_takes_the_options_of_one_call():
+    enqueue_many(tasks.add.using(priority=9, queue_name="email"), [{"a": 1}, {"a": 2}])
+
+    assert set(Job.objects.values_list("priority", "queue_name")) == {(9, "email")}
+
+
+def test_many_are_inserted_by_one_statement_on_postgresql(vendor, django_assert_max_num_queries):
+    if vendor != "postgresql":
+        pytest.skip("other databases insert in chunks")
+
+    with django_assert_max_num_queries(1):
+        enqueue_many(tasks.add, [{"a": n} for n in range(500)])
+
+    assert Job.objects.count() == 500
