@@ -122,6 +122,11 @@ def main(argv: list[str]) -> int:
     orders = os.fdopen(orders_fd, "rb", buffering=0)
     boot = json.loads(orders.readline())
     sys.path[:] = boot["path"]
+    # It was widened only so that this module could be found; programs that a task starts get the original.
+    if boot["PYTHONPATH"] is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = boot["PYTHONPATH"]
     plan = Plan.from_line(orders.readline())
 
     import django

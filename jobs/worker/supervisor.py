@@ -59,7 +59,8 @@ class Child:
         os.close(orders_read)
         os.close(reports_write)
         os.set_blocking(self.reports, False)
-        self.write(json.dumps({"path": sys.path}).encode() + b"\n" + plan.line())
+        boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
+        self.write(json.dumps(boot).encode() + b"\n" + plan.line())
 
     @property
     def worker_id(self) -> str:
