@@ -46,7 +46,10 @@ def test_a_person_replays_all_that_match_with_a_few_clicks(browser, live_server,
     browser.fill("[name=username]", "admin")
     browser.fill("[name=password]", "password")
     browser.click("[type=submit]")
+    # The script that selects all rows attaches itself once the page has loaded.
+    browser.wait_for_load_state("load")
     browser.click("#action-toggle")
+    browser.wait_for_selector("tr.selected")
     browser.select_option("select[name=action]", "replay")
     browser.click("button[name=index]")
     browser.click("input[type=submit][value=Replay]")

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group
 from django.utils import timezone
 
-from jobs import enqueue_many
+from jobs import enqueue_many, lifecycle
 from jobs.models import Attempt, DeadLetter, Job
 from jobs.states import Reason, State
 from tests.acceptance import tasks
@@ -67,13 +67,15 @@ def test_an_expired_lease_makes_a_job_ready_again_and_it_runs(worker, ledger, ev
     assert (attempt.outcome, attempt.lease_token, attempt.worker_id) == ("lost", 1, "a worker long gone")
 
 
-def test_each_of_2000_jobs_that_threads_and_processes_race_for_runs_once(worker, ledger):
+def test_each_of_2000_jobs_that_threads_and_processes_race_for_runs_once(worker, ledger, eventually):
     names = [str(number) for number in range(2000)]
-    enqueue_many(tasks.work, [{"ledger": str(ledger), "name": name} for name in names])
+    enqueue_many(tasks.work, [{"ledger": str(ledger), "name": name, "seconds": 0.005} for name in names])
+    lifecycle.pause("default")
+    worker("--processes", "2", "--threads", "8", "--poll-interval", "0.2").wait_ready()
 
-    tree = worker("--processes", "2", "--threads", "8", "--drain")
+    lifecycle.resume("default")
 
-    assert tree.exit_code(within=60) == 0
+    eventually(lambda: not Job.objects.exclude(state=State.SUCCEEDED).exists(), within=60)
     assert Counter(ledger.lines()) == Counter(f"{name} done" for name in names)
     assert Job.objects.filter(state=State.SUCCEEDED, attempts=1, lease_token__gte=1).count() == 2000
     assert len(set(Job.objects.values_list("worker_ids__0", flat=True))) == 2
