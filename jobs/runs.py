@@ -52,6 +52,14 @@ class Gate:
                 self.sent = False
                 self.retract()
 
+    def shut(self) -> None:
+        """Hold interruptions back until `open`: from when others see a run to where it expects to be interrupted."""
+        self.__enter__()
+
+    def open(self) -> None:
+        """Let interruptions in. Raises: the one that has come meanwhile."""
+        self.__exit__(None, None, None)
+
     def __enter__(self) -> None:
         with self.lock:
             self.shields += 1

@@ -98,6 +98,7 @@ class Runner:
     @contextmanager
     def tracked(self, run: Run, watch: Callable[[Run], None] | None) -> Iterator[Run]:
         token = current_run.set(run)
+        run.gate.shut()
         self.running[run.lease.key] = run
         if watch:
             watch(run)
@@ -112,6 +113,7 @@ class Runner:
         error: BaseException | None = None
         try:
             try:
+                run.gate.open()
                 value = self.called(run, call)
             except BaseException as raised:
                 error = raised
@@ -225,6 +227,7 @@ class AsyncRunner(Runner):
             value: Any = None
             error: BaseException | None = None
             try:
+                gate.open()
                 value = await self.acalled(run, call)
             except asyncio.CancelledError as cancelled:
                 error = gate.error or (CancelJob("cancelled on request") if run.cancel_requested else cancelled)

@@ -1,0 +1,67 @@
+"""What a process runs right now, readable by its supervisor after its death."""
+
+import os
+
+import pytest
+
+from jobs.worker.slots import Slots
+
+
+@pytest.fixture
+def slots():
+    made = Slots.create(4)
+    yield made
+    made.close()
+
+
+def test_started_attempts_are_listed_until_they_are_cleared(slots):
+    slots.mark(0, 11, 3, None)
+    slots.mark(2, 12, 1, 50.0)
+    assert slots.started() == {11: 3, 12: 1}
+
+    slots.clear(0)
+
+    assert slots.started() == {12: 1}
+
+
+def test_of_a_stale_run_beside_its_successor_the_newer_lease_counts(slots):
+    slots.mark(0, 11, 4, None)
+    slots.mark(1, 11, 3, None)
+
+    assert slots.started() == {11: 4}
+
+
+def test_overdue_are_those_beyond_their_deadline_and_the_grace(slots):
+    slots.mark(0, 1, 1, 100.0)
+    slots.mark(1, 2, 1, 104.0)
+    slots.mark(2, 3, 1, None)
+
+    assert slots.overdue(now=100.0, grace_seconds=5) == set()
+    assert slots.overdue(now=106.0, grace_seconds=5) == {1}
+    assert slots.overdue(now=1e9, grace_seconds=5) == {1, 2}
+
+
+def test_finished_attempt_is_not_overdue(slots):
+    slots.mark(0, 1, 1, 100.0)
+    slots.clear(0)
+
+    assert slots.overdue(now=1e9, grace_seconds=0) == set()
+
+
+def test_rows_stay_readable_after_the_process_has_died():
+    slots = Slots.create(4)
+    child = os.fork()
+    if child == 0:
+        Slots(slots.descriptor, 4).mark(3, 2**62, 2**61, 1.5)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert slots.rows() == [(2**62, 2**61, 1.5)]
+    slots.close()
+
+
+def test_process_without_executors_has_no_rows():
+    slots = Slots.create(0)
+
+    assert slots.started() == {}
+    slots.close()
