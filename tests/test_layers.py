@@ -14,7 +14,8 @@ LAYERS = [
     {"storage"},
     {"enqueue", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry", "stats", "tally"},
     {"backend", "worker"},
-    {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"},
+    {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"}
+    | {"pytest_plugin"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
