@@ -13,10 +13,6 @@ def paced(*batches: tuple[float, int]) -> Pace:
     return pace
 
 
-def test_nothing_is_claimed_ahead_until_it_is_known_how_long_a_job_takes():
-    assert Pace().ahead(threads=8) == 0
-
-
 @pytest.mark.parametrize(("seconds", "ahead"), [(0.1, 0), (5, 0), (0.05, 8), (0.01, 40), (0.0001, MAX_AHEAD)])
 def test_short_jobs_are_claimed_by_the_hundred_and_slow_ones_one_per_free_slot(seconds, ahead):
     assert paced((seconds * 10, 10)).ahead(threads=4) == ahead

@@ -14,23 +14,6 @@ def slots():
     made.close()
 
 
-def test_started_attempts_are_listed_until_they_are_cleared(slots):
-    slots.mark(0, 11, 3, None)
-    slots.mark(2, 12, 1, 50.0)
-    assert slots.started() == {11: 3, 12: 1}
-
-    slots.clear(0)
-
-    assert slots.started() == {12: 1}
-
-
-def test_of_a_stale_run_beside_its_successor_the_newer_lease_counts(slots):
-    slots.mark(0, 11, 4, None)
-    slots.mark(1, 11, 3, None)
-
-    assert slots.started() == {11: 4}
-
-
 def test_overdue_are_those_beyond_their_deadline_and_the_grace(slots):
     slots.mark(0, 1, 1, 100.0)
     slots.mark(1, 2, 1, 104.0)
