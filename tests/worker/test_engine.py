@@ -1,0 +1,292 @@
+"""The engine, driven tick by tick: its executors never start, the test stands in for them."""
+
+import time
+from datetime import timedelta
+
+import pytest
+from django.db import OperationalError
+from django.db.models import F
+
+from jobs import lifecycle
+from jobs.conf import Options
+from jobs.models import Attempt, DeadLetter, Job, Queue
+from jobs.outcomes import Succeeded
+from jobs.states import State
+from jobs.storage import storage
+from jobs.tally import Tally
+from jobs.worker.engine import Engine
+from jobs.worker.executors import Desk, Loop, Threads
+from jobs.worker.plan import Plan
+from jobs.worker.runner import AsyncRunner, Finished
+from jobs.worker.slots import Slots
+from tests import tasks
+
+pytestmark = pytest.mark.django_db
+
+
+class Told:
+    """Keeps what the engine would announce."""
+
+    def __init__(self):
+        self.settled, self.lost = [], []
+
+    def put(self, settlements, lost):
+        self.settled.extend(settlements)
+        self.lost.extend(lost)
+
+
+@pytest.fixture
+def engine_of():
+    made = []
+
+    def build(**plan):
+        engine = Engine(Plan(**{"worker_id": "w1", "threads": 2} | plan), storage(), Told(), Tally())
+        slots = Slots.create(4)
+        desk = Desk(slots, AsyncRunner(Options()), engine.ring)
+        engine.attach(desk, Threads(desk, 2), Loop(desk, 2, 2))
+        made.append((slots, engine))
+        return engine
+
+    yield build
+    for slots, engine in made:
+        engine.loop.loop.close()
+        slots.close()
+
+
+def take(engine):
+    """Take the leases that wait for a thread, as threads would."""
+    return engine.threads.take_unstarted()
+
+
+def hand_in(engine, lease, outcome=None):
+    now = time.monotonic()
+    engine.desk.finished.append(Finished(lease, outcome or Succeeded("1"), now, now))
+
+
+def enqueue(count: int, task=tasks.add) -> None:
+    for n in range(count):
+        task.enqueue(n)
+
+
+def test_a_slot_is_free_again_only_when_its_outcome_is_written(engine_of):
+    enqueue(3)
+    engine = engine_of()
+    engine.tick()
+    leases = take(engine)
+    assert len(leases) == 2
+
+    engine.tick()
+    assert Job.objects.running().count() == 2
+
+    for lease in leases:
+        hand_in(engine, lease)
+    engine.tick()
+    assert Job.objects.filter(state=State.SUCCEEDED).count() == 2
+    assert Job.objects.running().count() == 1
+
+
+def test_outcomes_of_a_batch_are_written_together(engine_of, django_assert_max_num_queries):
+    enqueue(2)
+    engine = engine_of()
+    engine.tick()
+    for lease in take(engine):
+        hand_in(engine, lease)
+
+    with django_assert_max_num_queries(3):
+        engine.settle_finished()
+
+    assert engine.held == {}
+    assert [outcome for _, outcome in engine.announcer.settled] == [Succeeded("1")] * 2
+
+
+def test_outcome_of_a_lost_lease_is_dropped_and_told(engine_of):
+    enqueue(2)
+    engine = engine_of()
+    engine.tick()
+    lost, kept = take(engine)
+    Job.objects.filter(pk=lost.id).update(lease_expires_at=F("lease_expires_at") - timedelta(hours=1))
+    lifecycle.reap()
+
+    hand_in(engine, lost)
+    hand_in(engine, kept)
+    engine.settle_finished()
+
+    assert Job.objects.get(pk=lost.id).state == State.READY
+    assert Job.objects.get(pk=kept.id).state == State.SUCCEEDED
+    assert [lease.key for lease in engine.announcer.lost] == [lost.key]
+    assert ["lease_lost", "tests.tasks.add", "default", 1] in engine.tally.take()["events"]
+    assert engine.held == {}
+
+
+def test_no_outcome_is_forgotten_when_the_database_goes_away(engine_of, monkeypatch):
+    enqueue(1)
+    engine = engine_of()
+    engine.tick()
+    hand_in(engine, take(engine)[0])
+    settle = engine.store.settle
+
+    def gone(*args, **kwargs):
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(engine.store, "settle", gone)
+    with pytest.raises(OperationalError):
+        engine.tick()
+    assert len(engine.unwritten) == 1
+
+    monkeypatch.setattr(engine.store, "settle", settle)
+    engine.tick()
+    assert Job.objects.get().state == State.SUCCEEDED
+
+
+def test_lost_reply_of_a_settle_is_no_lost_lease(engine_of, monkeypatch):
+    enqueue(1)
+    engine = engine_of()
+    engine.tick()
+    hand_in(engine, take(engine)[0])
+    settle, calls = engine.store.settle, []
+
+    def reply_lost(*args, **kwargs):
+        accepted = settle(*args, **kwargs)
+        calls.append(len(accepted))
+        if len(calls) == 1:
+            raise OperationalError("the server closed the connection")
+        return accepted
+
+    monkeypatch.setattr(engine.store, "settle", reply_lost)
+    with pytest.raises(OperationalError):
+        engine.settle_finished()
+    engine.settle_finished()
+
+    assert calls == [1, 0]
+    assert engine.announcer.lost == []
+    assert len(engine.announcer.settled) == 1
+
+
+def test_jobs_that_a_lost_reply_hid_are_given_back(engine_of):
+    enqueue(1)
+    engine = engine_of()
+    storage().claim("w1", "default", 1, timedelta(seconds=60))
+    engine.leak_suspected = True
+    engine.draining = True
+
+    engine.tick()
+
+    job = Job.objects.get()
+    assert (job.state, job.attempts, job.crashes, job.suspect) == (State.READY, 0, 0, False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(engine_of, vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite stores any text")
+    enqueue(2)
+    engine = engine_of()
+    engine.tick()
+    bad, good = take(engine)
+
+    hand_in(engine, bad, Succeeded('"\\u0000"'))
+    hand_in(engine, good)
+    engine.settle_finished()
+
+    assert Job.objects.get(pk=good.id).state == State.SUCCEEDED
+    assert Job.objects.get(pk=bad.id).state == State.DEAD
+    assert DeadLetter.objects.get().reason == "permanent_error"
+
+
+def test_draining_engine_gives_back_what_never_started_with_nothing_charged(engine_of):
+    enqueue(3)
+    engine = engine_of()
+    engine.tick()
+    running = engine.threads.buffer.get_nowait()
+
+    engine.drain(grace_seconds=10)
+    engine.tick()
+
+    assert Job.objects.get(pk=running.id).state == State.RUNNING
+    assert Job.objects.ready().count() == 2
+    assert [(job.attempts, job.crashes, job.worker_ids) for job in Job.objects.ready()] == [(0, 0, [])] * 2
+    assert not Attempt.objects.exists()
+
+
+def test_buffer_that_stands_still_too_long_is_released_for_others(engine_of):
+    enqueue(2)
+    engine = engine_of()
+    engine.tick()
+    engine.claimed_at = engine.desk.last_start = time.monotonic() - 60
+
+    engine.release_stale()
+
+    assert Job.objects.ready().count() == 2
+    assert engine.held == {}
+
+
+def test_max_jobs_bounds_what_is_claimed_and_ends_the_engine(engine_of):
+    enqueue(5)
+    engine = engine_of(max_jobs=1)
+    engine.tick()
+    [lease] = take(engine)
+    engine.tick()
+    assert Job.objects.running().count() == 1
+
+    hand_in(engine, lease)
+    engine.tick()
+
+    assert engine.draining
+    assert Job.objects.ready().count() == 4
+
+
+def test_released_job_does_not_count_against_max_jobs(engine_of):
+    enqueue(1)
+    engine = engine_of(max_jobs=1)
+    engine.tick()
+
+    engine.release(take(engine))
+
+    assert engine.claimed == 0
+
+
+def test_solo_engine_claims_one_suspect_and_no_other_job(engine_of):
+    enqueue(4)
+    Job.objects.filter(pk__in=Job.objects.order_by("pk")[:2]).update(suspect=True)
+    engine = engine_of(solo=True)
+
+    engine.tick()
+
+    assert list(Job.objects.running().values_list("suspect", flat=True)) == [True]
+
+
+def test_engine_claims_from_its_queues_only_and_not_from_paused_ones(engine_of):
+    enqueue(1)
+    tasks.add.using(queue_name="email").enqueue(1)
+    engine_of(queues=["email"]).tick()
+    assert list(Job.objects.running().values_list("queue_name", flat=True)) == ["email"]
+
+    Queue.objects.create(name="default", paused=True)
+    engine_of(worker_id="w2").tick()
+    assert Job.objects.running().count() == 1
+
+
+def test_idle_engine_polls_ever_less_often_and_at_moments_of_its_own(engine_of, monkeypatch):
+    monkeypatch.setattr("jobs.worker.engine.random.uniform", lambda low, high: 1.0)
+    engine = engine_of(poll_seconds=1.0)
+    waits = []
+
+    for _ in range(6):
+        engine.poll_at = 0.0
+        engine.poll_next(100.0, 0)
+        waits.append(engine.poll_at - 100.0)
+
+    assert waits == [1.5, 2.25, 3.375, 5.0, 5.0, 5.0]
+
+
+def test_a_woken_engine_looks_again_for_as_long_as_a_notification_may_be_swallowed(engine_of):
+    engine = engine_of()
+    engine.tick()
+    engine.poll_at = time.monotonic() + 60
+    enqueue(1)
+
+    engine.woken()
+
+    assert engine.bell.is_set()
+    assert engine.tick() < 0.1
+    assert Job.objects.running().count() == 1
