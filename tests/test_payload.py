@@ -114,7 +114,7 @@ def test_key_is_made_of_defaults_too():
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("priority", [-101, 101, 1.5])
+@pytest.mark.parametrize("priority", [-101, 101, 1.5, "high", True])
 def test_priority_out_of_range_is_refused_and_leaves_no_row(priority):
     with pytest.raises(Exception, match="priority"):
         tasks.add.using(priority=priority).enqueue(1)
