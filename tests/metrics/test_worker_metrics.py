@@ -1,6 +1,5 @@
 """A worker's metrics port tells what all of its children did."""
 
-import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -75,10 +74,9 @@ def test_only_described_metrics_are_served(merged):
     assert families(text_of(merged)) <= {name.removesuffix("_total") for name in METRICS}
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not on PATH")
-def test_promtool_finds_nothing_wrong_with_a_workers_metrics(merged):
+def test_promtool_finds_nothing_wrong_with_a_workers_metrics(merged, executable):
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=text_of(merged), capture_output=True, text=True, timeout=30
+        [executable("promtool"), "check", "metrics"], input=text_of(merged), capture_output=True, text=True, timeout=30
     )
 
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
