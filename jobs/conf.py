@@ -49,6 +49,8 @@ class Options:
 
 
 BACKEND = "jobs.backend.JobsBackend"
+LONGEST = timedelta(days=3650)
+LARGEST = 32767  # what the smallest column of a count holds everywhere
 
 
 @functools.cache
@@ -104,6 +106,8 @@ def length(value: Any) -> timedelta:
         found = value if isinstance(value, timedelta) else timedelta(seconds=value)
     except (OverflowError, ValueError):
         raise ValueError(f"is no length of time: {value!r}") from None
+    if found > LONGEST:
+        raise ValueError(f"must be at most {LONGEST.days} days, not {value!r}")
     if found <= timedelta(0):
         raise ValueError(f"must be longer than 0, not {value!r}")
     return found
@@ -120,6 +124,14 @@ def length_or_zero(value: Any) -> timedelta:
 def count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"takes a whole number, not {value!r}")
+    if not 1 <= value <= LARGEST:
+        raise ValueError(f"must be at least 1 and at most {LARGEST}, not {value!r}")
+    return value
+
+
+def size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"takes a number of bytes, not {value!r}")
     if value < 1:
         raise ValueError(f"must be at least 1, not {value!r}")
     return value
@@ -149,7 +161,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "max_attempts": count,
     "max_crashes": count,
     "backoff": policy,
-    "max_payload": count,
+    "max_payload": size,
     "unknown_task_ttl": length,
     "idempotency_ttl": length_or_none,
     "retention": retention,

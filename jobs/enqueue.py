@@ -5,6 +5,7 @@ from typing import Any
 
 from . import payload
 from .conf import Options
+from .exceptions import InvalidPayload
 from .states import State
 from .storage import Inserted, NewJob, storage
 from .wake import wake
@@ -12,6 +13,9 @@ from .wake import wake
 
 def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> NewJob:
     """Return the row for one call of a task. Raises: InvalidPayload naming the argument."""
+    payload.check_text(task.queue_name, task.name, "queue_name")
+    if len(task.queue_name) > 100 or len(task.module_path) > 255:
+        raise InvalidPayload(f"{task.name}: queue_name takes at most 100 characters, the task's path at most 255")
     arguments = payload.bound(task.func, task.takes_context, args, kwargs)
     args_text, kwargs_text = payload.encoded(task.name, args, kwargs, options.max_payload)
     return NewJob(

@@ -66,11 +66,19 @@ class TimedOut(Interruption):
     """The attempt ran longer than the task's `timeout`."""
 
 
+class CancelRequested(Interruption):
+    """Somebody asked for an end of a running coroutine."""
+
+
 class LeaseLost(Interruption):
     """Another worker may own the job now: nothing was, and nothing may be, written for it."""
+
+
+# Ten years: beyond it a timedelta, or a date that a database accepts, may not hold the moment any more.
+MAX_DELAY_SECONDS = 10 * 365 * 86400.0
 
 
 def not_negative(name: str, seconds: Any) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
         raise ValueError(f"{name} takes seconds, a number not below 0, not {seconds!r}")
-    return float(seconds)
+    return min(float(seconds), MAX_DELAY_SECONDS)

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError
 
 from . import payload
-from .exceptions import InvalidPayload, LeaseLost, Snooze, Uncertain
+from .exceptions import Interruption, InvalidPayload, LeaseLost, Snooze, Uncertain
 from .models import IdempotencyRecord
 from .runs import current_run
 from .states import RecordState
@@ -76,7 +76,12 @@ class Guard:
         with Nesting(self.key):
             if joins_a_transaction(self.store.connection):
                 return self.run_in_block(work)
-            if saved := self.begin():
+            try:
+                saved = self.begin()
+            except Interruption:
+                self.try_to_forget()  # only what is ours and unfinished: nothing has begun
+                raise
+            if saved:
                 return saved.value
             try:
                 value = work()
@@ -89,7 +94,12 @@ class Guard:
     async def arun(self, work: Callable[[], Awaitable[Any]]) -> Any:
         """Do as `run` does, for a coroutine."""
         with Nesting(self.key):
-            if saved := await sync_to_async(self.begin)():
+            try:
+                saved = await sync_to_async(self.begin)()
+            except Interruption:
+                await sync_to_async(self.try_to_forget)()
+                raise
+            if saved:
                 return saved.value
             try:
                 value = await work()
@@ -161,12 +171,7 @@ class Guard:
         }
 
     def is_alive(self, record: IdempotencyRecord, moment: Any) -> bool:
-        """Say whether the owner of a record may still be at work: a job's run as long as its lease."""
-        kind, _, rest = record.owner.partition(":")
-        if kind == "job":
-            job_id, _, token = rest.partition(":")
-            return self.store.is_held(int(job_id), int(token))
-        return record.locked_until is not None and record.locked_until > moment
+        return is_alive(record, moment)
 
     def failed(self, error: BaseException) -> BaseException:
         """Leave the record as the failure of the work demands and return what to raise."""
@@ -220,6 +225,15 @@ class Guard:
 
     def shielded(self) -> AbstractContextManager[None]:
         return self.running.gate if self.running else nullcontext()
+
+
+def is_alive(record: IdempotencyRecord, moment: Any) -> bool:
+    """Say whether the owner of a record may still be at work: a job's run as long as its lease."""
+    kind, _, rest = record.owner.partition(":")
+    if kind == "job":
+        job_id, _, token = rest.partition(":")
+        return storage().is_held(int(job_id), int(token))
+    return record.locked_until is not None and record.locked_until > moment
 
 
 class Nesting:

@@ -13,6 +13,7 @@ from . import conf, registry, signals
 from .compat import task_backends
 from .conf import Options
 from .exceptions import TimedOut
+from .idempotency import is_alive
 from .leases import Lease
 from .models import DeadLetter, IdempotencyRecord, Job, Queue
 from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
@@ -175,6 +176,8 @@ def answer(letter: DeadLetter, happened: bool) -> None:
         if not happened:
             raise Skipped("its idempotency record says the effect happened")
         return
+    if is_alive(record, store.now()):
+        raise Skipped(f"its effect is under way elsewhere ({record.owner}); wait for it")
     if happened:
         store.rows(IdempotencyRecord).filter(pk=record.pk).update(state=RecordState.DONE, owner="", locked_until=None)
     else:

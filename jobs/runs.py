@@ -13,6 +13,7 @@ from typing import Any
 from .compat import TaskContext
 from .exceptions import Interruption
 from .leases import Lease
+from .outcomes import storable
 from .storage import storage
 
 ASKED_AGAIN_SECONDS = 1.0
@@ -165,7 +166,7 @@ class JobContext(TaskContext):  # type: ignore[misc]
         """Tell people how far the task is. Units: `percent` 0 to 100. Written about once a second."""
         if percent is not None and (isinstance(percent, bool) or not 0 <= percent <= 100):
             raise ValueError(f"progress takes a percentage from 0 to 100, not {percent!r}")
-        self.run.progress = (None if percent is None else int(percent), str(message)[:200])
+        self.run.progress = (None if percent is None else int(percent), storable(str(message))[:200])
 
 
 def in_event_loop() -> bool:

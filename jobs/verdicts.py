@@ -39,7 +39,7 @@ def judge(lease: Lease, task: Any, options: Options, error: BaseException, cance
     match error:
         case exceptions.Snooze(seconds=seconds):
             return Snoozed(seconds)
-        case exceptions.CancelJob():
+        case exceptions.CancelJob() | exceptions.CancelRequested():
             return Cancelled(report)
         case exceptions.LeaseLost():
             # Should the lease hold after all, nobody is charged; if not, the fence refuses it.
@@ -68,7 +68,7 @@ def retry_delay(lease: Lease, task: Any, options: Options, error: BaseException)
     try:
         seconds = float(policy(attempt, error))
         if math.isfinite(seconds) and seconds >= 0:
-            return seconds
+            return min(seconds, exceptions.MAX_DELAY_SECONDS)
         log.error("backoff returned no delay", extra=lease.log_fields() | {"returned": seconds})
     except Exception:
         log.exception("backoff raised", extra=lease.log_fields())

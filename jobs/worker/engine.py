@@ -108,8 +108,8 @@ class Engine:
         if self.draining or self.retired:
             self.release(self.threads.take_unstarted() + self.loop.take_unstarted())
             return BUSY_SECONDS
-        self.release_stale()
-        self.claim()
+        if not self.release_stale():
+            self.claim()
         return self.delay()
 
     def delay(self) -> float:
@@ -228,7 +228,7 @@ class Engine:
             accepted = self.store.settle(pending)
         except (OperationalError, InterfaceError):
             raise
-        except DatabaseFailure:
+        except Exception:
             log.exception("batch of outcomes refused")
             accepted = {s.lease.id for s in pending if self.settle_alone(s)}
         accepted |= {finished.lease.id for finished in batch if finished.settled}
@@ -239,7 +239,7 @@ class Engine:
             return bool(self.store.settle([row]))
         except (OperationalError, InterfaceError):
             raise
-        except DatabaseFailure as error:
+        except Exception as error:
             report = ErrorReport.of(error)
             refused = Failed(report, reason=Reason.PERMANENT_ERROR)
             return bool(self.store.settle([settlement(row.lease, refused, row.started_at, row.lease.claimed_at)]))
@@ -248,9 +248,14 @@ class Engine:
         lost = []
         for finished in batch:
             lease = finished.lease
-            if lease.id not in accepted and self.store.was_settled(lease.id, lease.token):
-                accepted.add(lease.id)  # an earlier try went through and only its reply was lost
-            if lease.id not in accepted:
+            if lease.id in accepted:
+                continue
+            if self.store.was_settled(lease.id, lease.token):
+                # An earlier try went through and only its reply was lost; what it wrote may be another outcome.
+                stored = self.store.jobs.filter(pk=lease.id).values_list("state", flat=True).first()
+                if stored == rows[lease.id].state:
+                    accepted.add(lease.id)
+            else:
                 lost.append(lease)
         for finished in batch:
             self.held.pop(finished.lease.key, None)
@@ -283,13 +288,17 @@ class Engine:
         if leases:
             self.settle_finished()
 
-    def release_stale(self) -> None:
+    def release_stale(self) -> bool:
         """Give back what stands behind slow jobs: another worker may be free."""
         waiting = self.threads.buffer.qsize()
         still = time.monotonic() - max(self.desk.last_start, self.claimed_at) > STALE_SECONDS
         excess = waiting > 2 * self.pace.ahead(self.plan.threads) + self.plan.threads
-        if waiting and (still or excess):
-            self.release(self.threads.take_unstarted())
+        if not waiting or not (still or excess):
+            return False
+        # What is given back because of slow jobs must not be claimed again by the next breath.
+        self.pace.stall()
+        self.release(self.threads.take_unstarted())
+        return True
 
     def release_leaked(self) -> None:
         """Give back what a lost reply hid: rows leased to this worker that it does not know."""

@@ -30,6 +30,7 @@ class Heartbeat:
         self.stopping = threading.Event()
         self.renewed_at = time.monotonic()
         self.due_at = 0.0
+        self.strangers: set[tuple[int, int]] = set()
         self.thread = threading.Thread(target=self.run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -44,8 +45,10 @@ class Heartbeat:
             try:
                 delay = self.tick()
                 failures = 0
-            except DatabaseFailure as error:
+            except Exception as error:
                 failures += 1
+                if not isinstance(error, DatabaseFailure):
+                    log.exception("heartbeat failed in a way of its own")
                 log.warning("heartbeat failed", extra={"error": repr(error), "failures": failures})
                 connections[self.store.alias].close()
                 delay = min(pause_after(failures), self.interval_seconds)
@@ -70,6 +73,7 @@ class Heartbeat:
         asked_at = time.monotonic()
         rows = {row.id: row for row in self.store.renew(self.engine.plan.worker_id, self.engine.plan.lease)}
         running = dict(self.engine.desk.runner.running)
+        self.look_for_strangers({(row.id, row.token) for row in rows.values()})
         if all(row.renewed for row in rows.values()):
             self.renewed_at = asked_at
         for lease in asked.values():
@@ -81,8 +85,21 @@ class Heartbeat:
                 if row.cancel_requested:
                     ask_to_stop(run)
 
+    def look_for_strangers(self, rows: set[tuple[int, int]]) -> None:
+        """Have leases given back that nobody here knows: a claim may commit after its connection was given up.
+
+        Only those seen at two beats: a claim whose reply is on its way is no stranger.
+        """
+        strangers = rows - set(self.engine.held.copy())
+        if strangers & self.strangers:
+            self.engine.leak_suspected = True
+            self.engine.ring()
+        self.strangers = strangers
+
     def give_up(self, lease: Lease, run: Run | None) -> None:
         """Act on a lease that is gone: what runs is stopped, what waits is not started."""
+        if run is None and lease.key not in self.engine.held:
+            return  # it was settled while the database was asked
         if run is None:
             self.engine.desk.lost.add(lease.key)
         else:

@@ -27,6 +27,7 @@ log = logging.getLogger("jobs")
 
 PROMOTED_AT_ONCE = 1000
 REAP_SECONDS = 1.0
+SHOW_SECONDS = 15.0  # a worker silent for a minute counts as gone
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE = 2000
 FORGOTTEN = timedelta(hours=1)  # a worker not seen for so long leaves the list
@@ -127,8 +128,10 @@ class Housekeeping:
             try:
                 delay = self.tick()
                 failures = 0
-            except DatabaseFailure as error:
+            except Exception as error:
                 failures += 1
+                if not isinstance(error, DatabaseFailure):
+                    log.exception("housekeeping failed in a way of its own")
                 self.trust.failed()
                 log.warning("housekeeping failed", extra={"error": repr(error), "failures": failures})
                 connections[self.store.alias].close()
@@ -151,7 +154,7 @@ class Housekeeping:
         self.look_at_queues()
         if now >= self.show_at:
             self.show()
-            self.show_at = now + self.heartbeat_seconds
+            self.show_at = now + min(self.heartbeat_seconds, SHOW_SECONDS)
         if now >= self.reap_at and self.trust.is_earned(now):
             self.reap()
             self.reap_at = now + REAP_SECONDS
@@ -170,7 +173,7 @@ class Housekeeping:
                 return
             try:
                 self.settled(act())
-            except DatabaseFailure:
+            except Exception:
                 self.chores.put(act)
                 raise
 
@@ -240,9 +243,10 @@ class Housekeeping:
         """Take one step of the walk over old rows; a full walk starts again after a pause."""
         keep = dict(self.options.retention)
         deleted, place = self.store.prune_jobs(self.pruned_to, PRUNED_AT_ONCE, keep)
-        deleted += self.store.prune_records(PRUNED_AT_ONCE)
+        records = self.store.prune_records(PRUNED_AT_ONCE)
+        deleted += records
         self.pruned_to = place or 0
-        self.prune_at = now + (1.0 if place else PRUNE_SECONDS)
+        self.prune_at = now + (1.0 if place or records == PRUNED_AT_ONCE else PRUNE_SECONDS)
         if deleted:
             log.info("pruned", extra={"rows": deleted})
 

@@ -20,6 +20,10 @@ class Pace:
         newest = seconds / jobs
         self.mean = newest if self.mean is None else self.mean + WEIGHT * (newest - self.mean)
 
+    def stall(self) -> None:
+        """Claim nothing ahead until attempts have shown again how long they take."""
+        self.mean = max(self.mean or 0.0, AHEAD_SECONDS)
+
     def ahead(self, threads: int) -> int:
         """Return how many jobs may wait in the buffer. None until it is known how long a job takes."""
         if self.mean is None or self.mean >= AHEAD_SECONDS:

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from typing import Any
 
-from .plan import DRAIN, EXIT_DONE, EXIT_GRACE_OVER, STOP_NOW, Plan
+from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, STOP_NOW, Plan
 from .slots import Slots
 
 log = logging.getLogger("jobs")
@@ -71,7 +72,9 @@ class Process:
         tally = Tally()
         self.announcer = Announcer()
         self.engine = Engine(plan, storage(), self.announcer, tally)
-        desk = Desk(slots, AsyncRunner(options()), self.engine.ring)
+        runner = AsyncRunner(options())
+        runner.refreshed_at = 0.0
+        desk = Desk(slots, runner, self.engine.ring)
         self.threads = Threads(desk, plan.threads)
         self.engine.attach(desk, self.threads, Loop(desk, plan.threads, plan.async_slots))
         self.heartbeat = Heartbeat(self.engine, storage(), plan.heartbeat_seconds)
@@ -139,7 +142,11 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv)
+    code = EXIT_CONFIGURATION
+    try:
+        code = main(sys.argv)
+    except BaseException:
+        traceback.print_exc()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,11 +11,13 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from .. import payload, registry
+from ..compat import is_heard, task_started
 from ..conf import Options
-from ..exceptions import CancelJob, Interruption, InvalidPayload, LeaseLost, PermanentError
+from ..exceptions import CancelRequested, Interruption, InvalidPayload, LeaseLost, PermanentError
 from ..idempotency import Guard
 from ..leases import Lease
 from ..outcomes import Buried, Cancelled, ErrorReport, Outcome, Succeeded
@@ -24,8 +26,12 @@ from ..states import Reason, State
 from ..storage import storage
 from ..verdicts import hold, judge, settlement
 from .announcer import announce_start, result_of_lease
+from .connections import distrust, tidy
 
 log = logging.getLogger("jobs")
+
+
+REFRESH_SECONDS = 0.5
 
 
 class Finished(NamedTuple):
@@ -212,6 +218,8 @@ def is_async(lease: Lease) -> bool:
 class AsyncRunner(Runner):
     """Runs attempts of coroutine tasks, all in one event loop."""
 
+    refreshed_at = float("inf")  # a worker sets it; in a test's process connections are left alone
+
     async def arun(self, lease: Lease, watch: Callable[[Run], None] | None = None) -> Finished:
         call = prepared(lease, self.options)
         if not isinstance(call, Call):
@@ -220,7 +228,7 @@ class AsyncRunner(Runner):
         gate = task_gate(loop, task)
 
         def cancel() -> None:
-            loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]
+            gate.interrupt(CancelRequested("cancelled on request"))
 
         with self.tracked(Run(lease, gate, self.timeout_seconds(lease, call.task), cancel), watch) as run:
             started = time.monotonic()
@@ -230,18 +238,32 @@ class AsyncRunner(Runner):
                 gate.open()
                 value = await self.acalled(run, call)
             except asyncio.CancelledError as cancelled:
-                error = gate.error or (CancelJob("cancelled on request") if run.cancel_requested else cancelled)
+                error = gate.error or cancelled
             except BaseException as raised:
                 error = raised
             gate.close()
         return Finished(lease, self.outcome(run, call, value, error), started, time.monotonic())  # type: ignore[arg-type]
 
     async def acalled(self, run: Run, call: Call) -> Any:
-        announce_start(run.lease)
+        await self.refresh_connections()
+        if is_heard(task_started, logging.INFO):
+            # Not in the loop's own thread: receivers may use the database, or be coroutines themselves.
+            await sync_to_async(announce_start)(run.lease)
         function = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
         if run.lease.idempotency_key:
             return await self.guard(run, call).arun(function)
         return await function()
+
+    async def refresh_connections(self) -> None:
+        """Tidy the one thread in which coroutines use the database, now and then: nobody else does."""
+        if time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
+            self.refreshed_at = time.monotonic()
+            await sync_to_async(refreshed)()
+
+
+def refreshed() -> None:
+    distrust()
+    tidy()
 
 
 def task_gate(loop: Any, task: Any) -> Gate:

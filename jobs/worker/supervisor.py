@@ -35,6 +35,15 @@ STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
 LONGEST_RESTART_SECONDS = 10.0
 
 
+def message_in(line: bytes) -> dict[str, Any]:
+    """Return a report; nothing for a line that a dying process left unfinished."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class Child:
     """A process, the pipes to it, and the memory that tells what it was running."""
 
@@ -86,7 +95,7 @@ class Child:
         except BlockingIOError:
             pass
         *lines, self.unread = self.unread.split(b"\n")
-        return [json.loads(line) for line in lines if line]
+        return [message for line in lines if (message := message_in(line))]
 
     def close(self) -> None:
         os.close(self.orders)
@@ -356,16 +365,16 @@ class Takeback:
     def __init__(self, housekeeping: Housekeeping, worker_id: str, act: Callable[[], list[Settlement]]) -> None:
         self.housekeeping, self.worker_id, self.act = housekeeping, worker_id, act
         self.began_at = time.monotonic()
+        self.done: list[Settlement] = []
 
     def __call__(self) -> list[Settlement]:
-        done = []
         while True:
-            done.extend(self.act())
+            self.done.extend(self.act())
             left = self.housekeeping.store.jobs.running().filter(leased_by=self.worker_id).exists()
             if not left or time.monotonic() - self.began_at > self.longest_seconds:
                 # Not before: a drain ends when nothing of this tree's runs any more.
                 self.housekeeping.absent(self.worker_id)
-                return done
+                return self.done
             time.sleep(0.1)
 
 

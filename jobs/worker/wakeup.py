@@ -3,7 +3,6 @@
 import logging
 import threading
 
-from django.db import Error as DatabaseFailure
 from django.db import connections
 
 from ..storage import Storage
@@ -34,7 +33,7 @@ class Wakeup:
             try:
                 self.listen()
                 failures = 0
-            except DatabaseFailure as error:
+            except Exception as error:
                 failures += 1
                 log.info("listener lost", extra={"error": repr(error), "failures": failures})
                 connections[self.store.alias].close()
