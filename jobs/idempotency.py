@@ -14,7 +14,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError
 
-from . import payload
+from . import conf, payload
 from .exceptions import Interruption, InvalidPayload, LeaseLost, Snooze, Uncertain
 from .models import IdempotencyRecord
 from .runs import current_run
@@ -62,7 +62,7 @@ class Guard:
     def __init__(self, key: str, ttl: timedelta | float | None, on_uncertain: str) -> None:
         check_arguments(key, on_uncertain)
         self.key = key
-        self.ttl = timedelta(seconds=ttl) if isinstance(ttl, int | float) else ttl
+        self.ttl = length_of(ttl)
         self.on_uncertain = on_uncertain
         self.running = current_run.get()
         self.owner = self.running.owner if self.running else f"free:{uuid.uuid4().hex}"
@@ -250,6 +250,13 @@ class Nesting:
 
     def __exit__(self, *_: object) -> None:
         keys_in_progress.reset(self.token)
+
+
+def length_of(ttl: timedelta | float | None) -> timedelta | None:
+    try:
+        return conf.length_or_none(ttl)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"once: ttl {error}") from None
 
 
 def check_arguments(key: str, on_uncertain: str) -> None:

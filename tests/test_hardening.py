@@ -1,8 +1,9 @@
 """What a hostile reading found: each was a way to lose a worker, a record or a row."""
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
-from jobs import RetryLater, Snooze, lifecycle
+from jobs import RetryLater, Snooze, lifecycle, once
 from jobs.conf import Options, problems_of
 from jobs.exceptions import MAX_DELAY_SECONDS, InvalidPayload, TimedOut
 from jobs.idempotency import Guard
@@ -38,6 +39,12 @@ def test_a_backoff_beyond_any_calendar_is_bounded():
 def test_options_beyond_what_columns_hold_are_refused_by_name():
     assert "'max_attempts'" in problems_of({"max_attempts": 2**40})[0]
     assert "'lease'" in problems_of({"lease": 8e13})[0]
+
+
+@pytest.mark.parametrize("ttl", [0, -1, "1 day"])
+def test_a_record_that_would_not_live_is_refused(ttl):
+    with pytest.raises(ImproperlyConfigured, match="ttl"):
+        once("k", lambda: None, ttl=ttl)
 
 
 @pytest.mark.parametrize("queue_name", ["x" * 101, "with\x00nul"])

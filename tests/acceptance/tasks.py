@@ -95,8 +95,8 @@ def die(ledger: str, name: str, how: str, company: list[str]) -> None:
     book.note(f"{name} started")
     while not book.has(*(f"{other} started" for other in company)):
         time.sleep(LOOK_SECONDS)
-    if how == "exit":
-        os._exit(9)
+    if how.startswith("exit"):
+        os._exit(9 if how == "exit" else 0)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

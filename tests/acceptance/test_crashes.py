@@ -80,7 +80,7 @@ def test_jobs_that_never_started_in_a_dead_process_are_released_uncharged(worker
     assert all((row_of(result).crashes, row_of(result).attempts) == (0, 1) for result in waiting)
 
 
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize("how", ["exit", "exit as if done", "kill"])
 def test_a_job_that_kills_its_worker_each_time_dies_and_no_neighbour_is_charged(worker, ledger, eventually, how):
     worker(*LONG_LEASE, "--threads", "2").wait_ready()
     neighbour = tasks.hold.enqueue(ledger=str(ledger), name="neighbour")
