@@ -79,7 +79,7 @@ class Lease(NamedTuple):
     @property
     def key(self) -> tuple[int, int]:
         """Tell this lease from every other, also from a later one of the same job."""
-        return self.id, self.token
+        return self[:2]
 
     @property
     def attempt(self) -> int:
@@ -94,6 +94,12 @@ class Lease(NamedTuple):
     def never_counted(self) -> bool:
         """No earlier run of this job counted, so this one, if it runs, is its first."""
         return self.worker_ids == "[]"
+
+    @property
+    def worker_ids_after(self) -> str:
+        """The job's `worker_ids` with this lease's worker added. Worker ids need no escaping in JSON."""
+        before = self.worker_ids[:-1]
+        return f'{before}"{self.worker_id}"]' if before == "[" else f'{before}, "{self.worker_id}"]'
 
     def database_time(self, monotonic: float) -> datetime:
         """Return the database's time at a moment of this host's monotonic clock: no wall clock is asked."""

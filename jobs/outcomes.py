@@ -107,6 +107,15 @@ class Death(NamedTuple):
     record_key: str
 
 
+class Success(NamedTuple):
+    """A run that succeeded, before it is written. Units: seconds after the claim. Shape: `value` is JSON text."""
+
+    lease: Lease
+    value: str | None
+    started: float
+    finished: float
+
+
 class Settlement(NamedTuple):
     """What a job's row becomes when its lease ends.
 

@@ -103,7 +103,7 @@ def settlement(lease: Lease, outcome: Outcome, started_at: datetime | None, fini
         last_attempted_at=started_at,
         finished_at=finished_at,
     )
-    ran = same._replace(worker_ids=with_worker(lease))
+    ran = same._replace(worker_ids=lease.worker_ids_after)
     counted = ran._replace(attempts=lease.attempts + 1)
     match outcome:
         case Succeeded(value):
@@ -156,9 +156,3 @@ def death(lease: Lease, reason: Reason | None, error: ErrorReport, record_key: s
     assert reason is not None
     print_ = fingerprint(lease.task_path, error.exception_class, error.message)
     return Death(reason, error, print_, record_key)
-
-
-def with_worker(lease: Lease) -> str:
-    """Return the job's `worker_ids` with this lease's worker added. Worker ids need no escaping in JSON."""
-    before = lease.worker_ids[:-1]
-    return f'{before}"{lease.worker_id}"]' if before == "[" else f'{before}, "{lease.worker_id}"]'

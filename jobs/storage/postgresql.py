@@ -1,17 +1,24 @@
 """PostgreSQL: claims and outcomes in batches, one statement each, timed by the database's own clock."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 from ..leases import CLAIMED, Lease
-from ..outcomes import Settlement
+from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import Inserted, NewJob, Renewal, Storage, Watch, by_id
 
 CHANNEL = "jobs_ready"
+JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
+
+
+def column(name: str) -> str:
+    """Name a column of a claimed row; JSON leaves the server as text, whatever the driver would make of it."""
+    return f"job.{name}::text" if name in JSON_COLUMNS else f"job.{name}"
+
 
 INSERT = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
@@ -45,7 +52,7 @@ UPDATE jobs_job AS job SET state = 'running', leased_by = %(worker_id)s, lease_t
     lease_expires_at = statement_timestamp() + %(lease)s,
     started_at = COALESCE(job.started_at, statement_timestamp()), last_attempted_at = statement_timestamp()
 FROM next WHERE job.id = next.id
-RETURNING {", ".join(f"job.{name}" for name in CLAIMED)}, statement_timestamp()
+RETURNING {", ".join(column(name) for name in CLAIMED)}, statement_timestamp()
 """
 
 # By primary key and lease, never by state: the planner would take the small index of running rows, which the
@@ -68,6 +75,23 @@ FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::i
         last_attempted_at, finished_at, ended)
 WHERE job.id = v.id AND job.lease_token = v.token AND job.leased_by = v.worker_id
     AND job.lease_expires_at IS NOT NULL
+RETURNING job.id
+"""
+
+# As SETTLE, for what most outcomes are. What follows from the claim is not sent back: its moment stands in
+# last_attempted_at, and a run is that many microseconds after it.
+COMPLETE = """
+UPDATE jobs_job AS job SET state = 'succeeded', attempts = job.attempts + 1, suspect = FALSE,
+    worker_ids = job.worker_ids || to_jsonb(job.leased_by), return_value = v.value::jsonb,
+    leased_by = '', lease_expires_at = NULL, settled_token = job.lease_token,
+    started_at = CASE WHEN job.worker_ids = '[]' THEN job.last_attempted_at + v.started * INTERVAL '1 microsecond'
+        ELSE job.started_at END,
+    last_attempted_at = job.last_attempted_at + v.started * INTERVAL '1 microsecond',
+    finished_at = job.last_attempted_at + v.finished * INTERVAL '1 microsecond',
+    held_since = NULL, dedupe_lock = NULL
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
+    AS v(id, token, started, finished, value)
+WHERE job.id = v.id AND job.lease_token = v.token AND job.leased_by = %s AND job.lease_expires_at IS NOT NULL
 RETURNING job.id
 """
 
@@ -120,10 +144,19 @@ class PostgresStorage(Storage):
         }
         monotonic = time.monotonic()
         with self.binding_cursor() as cursor:
-            cursor.execute(CLAIM, arguments)
-            leases = [Lease.of(row[:-1], row[-1], monotonic) for row in cursor.fetchall()]
+            cursor.execute(CLAIM, arguments, prepare=True, binary=True)
+            leases = [Lease._make((*row, monotonic)) for row in cursor.fetchall()]
         leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
         return leases
+
+    def complete(self, successes: Sequence[Success]) -> set[int]:
+        done: set[int] = set()
+        for worker_id in {s.lease.worker_id for s in successes}:
+            mine = sorted((s for s in successes if s.lease.worker_id == worker_id), key=by_id)
+            with self.binding_cursor() as cursor:
+                cursor.execute(COMPLETE, [*complete_columns(mine), worker_id], prepare=True)
+                done.update(row[0] for row in cursor.fetchall())
+        return done
 
     def settle(self, settlements: Sequence[Settlement], by_holder: bool = True) -> set[int]:
         if not settlements:
@@ -158,6 +191,7 @@ class PostgresStorage(Storage):
 
         connection = self.connection
         connection.ensure_connection()
+        connection.connection.prepare_threshold = 5
         with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
             yield cursor
 
@@ -185,6 +219,22 @@ class Listener(Watch):
 
     def close(self) -> None:
         self.storage.connection.close()
+
+
+def complete_columns(successes: Sequence[Success]) -> list[Any]:
+    """Return COMPLETE's arrays. Numbers are joined here: the driver would look at each of them to learn its type."""
+    values = [s.value for s in successes]
+    return [
+        array(s.lease.id for s in successes),
+        array(s.lease.token for s in successes),
+        array(int(s.started * 1e6) for s in successes),
+        array(int(s.finished * 1e6) for s in successes),
+        values if any(values) else [],  # unnest fills a short array with nulls
+    ]
+
+
+def array(numbers: Iterable[int]) -> str:
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def settle_row(s: Settlement) -> tuple[Any, ...]:

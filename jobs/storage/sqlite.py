@@ -1,5 +1,6 @@
 """SQLite: one writer at a time, so a claim and a batch of outcomes are one short IMMEDIATE transaction each."""
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from ..leases import CLAIMED, Lease
-from ..outcomes import Settlement
+from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import Storage, Watch, by_id
 
@@ -37,6 +38,23 @@ UPDATE jobs_job SET state = :state, attempts = :attempts, crashes = :crashes, su
     finished_at = :finished_at,
     dedupe_lock = CASE WHEN :finished_at IS NULL THEN dedupe_lock END
 WHERE id = :id AND lease_token = :token AND leased_by = :worker_id AND lease_expires_at IS NOT NULL
+"""
+
+# Successes travel as one JSON text, so that a batch is one statement, during all of which other threads run.
+COMPLETE = """
+UPDATE jobs_job SET state = 'succeeded', attempts = attempts + 1, suspect = 0, worker_ids = v.worker_ids,
+    return_value = v.return_value, leased_by = '', lease_expires_at = NULL, settled_token = lease_token,
+    started_at = CASE WHEN jobs_job.worker_ids = '[]' THEN v.began_at ELSE started_at END,
+    last_attempted_at = v.began_at, finished_at = v.ended_at, held_since = NULL, dedupe_lock = NULL
+FROM (
+    SELECT json_extract(value, '$[0]') AS job_id, json_extract(value, '$[1]') AS token,
+        json_extract(value, '$[2]') AS worker_id, json_extract(value, '$[3]') AS worker_ids,
+        json_extract(value, '$[4]') AS return_value, json_extract(value, '$[5]') AS began_at,
+        json_extract(value, '$[6]') AS ended_at
+    FROM json_each(:rows)
+) AS v
+WHERE id = v.job_id AND lease_token = v.token AND leased_by = v.worker_id AND lease_expires_at IS NOT NULL
+RETURNING id
 """
 
 
@@ -75,6 +93,13 @@ class SQLiteStorage(Storage):
                     accepted.add(s.lease.id)
             self.leave_notes([s for s in settlements if s.lease.id in accepted], moment)
         return accepted
+
+    def complete(self, successes: Sequence[Success]) -> set[int]:
+        if not successes:
+            return set()
+        rows = [complete_row(s) for s in sorted(successes, key=by_id)]
+        with self.atomic():
+            return {row[0] for row in self.execute(COMPLETE, {"rows": json.dumps(rows)}).fetchall()}
 
     def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
         """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""
@@ -132,6 +157,21 @@ def same(value: Any) -> Any:
 
 READ = {name: loaded if name in DATES else bool if name in BOOLEANS else same for name in CLAIMED}
 READ["timeout"] = lambda value: None if value is None else timedelta(microseconds=value)
+
+
+def complete_row(s: Success) -> tuple[Any, ...]:
+    lease = s.lease
+    began_at = lease.claimed_at + timedelta(seconds=s.started)
+    ended_at = lease.claimed_at + timedelta(seconds=s.finished)
+    return (
+        lease.id,
+        lease.token,
+        lease.worker_id,
+        lease.worker_ids_after,
+        s.value,
+        stored(began_at),
+        stored(ended_at),
+    )
 
 
 def settle_arguments(s: Settlement, moment: datetime, by_holder: bool) -> dict[str, Any]:

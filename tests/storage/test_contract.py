@@ -20,6 +20,7 @@ from jobs.outcomes import (
     Released,
     Snoozed,
     Succeeded,
+    Success,
 )
 from jobs.states import Reason, RecordState, State
 from jobs.storage import NewJob, Storage, storage
@@ -82,6 +83,10 @@ def row_for(lease: Lease, outcome):
 
 def settle(store: Storage, lease: Lease, outcome, **more) -> set[int]:
     return store.settle([row_for(lease, outcome)], **more)
+
+
+def success(lease: Lease, value: str | None = None) -> Success:
+    return Success(lease, value, 0.25, 1.5)
 
 
 def age(seconds: float = 3600, column: str = "lease_expires_at", **which) -> None:
@@ -359,6 +364,7 @@ def fenced_out(store, lease) -> bool:
     """Say whether this lease can write nothing at all."""
     before = Job.objects.values().get(pk=lease.id)
     refused = settle(store, lease, Failed(ERROR, reason=Reason.PERMANENT_ERROR)) == set()
+    refused &= store.complete([success(lease)]) == set()
     noted = store.note_progress(lease.worker_id, lease.id, lease.token, 50, "half")
     same = Job.objects.values().get(pk=lease.id) == before
     return refused and same and not noted and not Attempt.objects.exclude(outcome="lost").exists()
@@ -430,6 +436,80 @@ def test_batch_of_different_outcomes_is_written_in_one_go(store):
 
 def test_settling_nothing_is_no_error(store):
     assert store.settle([]) == set()
+
+
+# Complete: the short way of a success
+
+
+@pytest.mark.parametrize("value", [None, '{"a": "ü \\"quoted\\", {braces}"}', '"NULL"', "0"])
+@pytest.mark.parametrize("before", [{}, {"attempts": 2, "worker_ids": ["w0"], "crashes": 1}])
+def test_completing_leaves_what_settling_a_success_leaves(store, value, before):
+    pair = []
+    for _ in range(2):
+        Job.objects.filter(pk=add(store)).update(**before, suspect=False)
+        pair.append(claim(store)[0])
+    first, second = pair
+    second = second._replace(claimed_at=first.claimed_at)
+    moments = {"last_attempted_at": first.claimed_at, "started_at": first.started_at}
+    Job.objects.update(**moments | {"dedupe_key": "k", "held_since": first.claimed_at})
+    second = second._replace(started_at=first.started_at)
+    times = first.claimed_at + timedelta(seconds=0.25), first.claimed_at + timedelta(seconds=1.5)
+
+    settled = store.settle([settlement(first, Succeeded(value), *times)])
+    completed = store.complete([success(second, value)])
+
+    assert (settled, completed) == ({first.id}, {second.id})
+    rows = [Job.objects.values().get(pk=lease.id) for lease in pair]
+    same = [{k: v for k, v in row.items() if k not in ("id", "enqueued_at", "ready_at")} for row in rows]
+    assert same[0] == same[1]
+    assert same[0]["state"] == State.SUCCEEDED
+
+
+def test_completing_frees_the_dedupe_lock(store):
+    lease = claimed(store)
+    Job.objects.update(dedupe_key="k", dedupe_lock="k")
+
+    store.complete([success(lease)])
+
+    assert Job.objects.get().dedupe_lock is None
+
+
+def test_completing_a_batch_writes_what_is_held_and_drops_the_one_lost_lease(store):
+    for _ in range(5):
+        add(store)
+    leases = claim(store)
+    lost = leases[2]
+    settle(store, lost, Released(), by_holder=False)
+
+    accepted = store.complete([success(lease, str(lease.id)) for lease in reversed(leases)])
+
+    assert accepted == {lease.id for lease in leases} - {lost.id}
+    assert state_of(lost.id) == State.READY
+    assert all(Job.objects.get(pk=job_id).return_value == job_id for job_id in accepted)
+
+
+def test_completing_leases_of_two_workers_is_fenced_for_each(store):
+    leases = [claimed(store)]
+    add(store)
+    leases += claim(store, worker="w2")
+
+    accepted = store.complete([success(leases[0]), success(leases[1]), success(leases[1]._replace(worker_id="w1"))])
+
+    assert accepted == {lease.id for lease in leases}
+    assert sorted(Job.objects.values_list("worker_ids", flat=True)) == [["w1"], ["w2"]]
+
+
+def test_completing_tells_a_lost_reply_from_a_lost_lease(store):
+    lease = claimed(store)
+
+    store.complete([success(lease)])
+
+    assert store.complete([success(lease)]) == set()
+    assert store.was_settled(lease.id, lease.token)
+
+
+def test_completing_nothing_is_no_error(store):
+    assert store.complete([]) == set()
 
 
 def test_settled_token_tells_a_lost_reply_from_a_lost_lease(store):

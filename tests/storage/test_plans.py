@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from jobs.models import Job
-from jobs.outcomes import Released, Succeeded
+from jobs.outcomes import Released, Succeeded, Success
 from jobs.storage import NewJob, postgresql, sqlite, storage
 from jobs.storage.base import READY_QUEUES
 from jobs.verdicts import settlement
@@ -86,6 +86,21 @@ def test_a_settle_goes_by_primary_key_late_in_a_drain(vendor):
         assert "jobs_job_running" not in plan, plan
     else:
         plan = plan_of(sqlite.SETTLE, sqlite.settle_arguments(rows[0], leases[0].claimed_at, True))
+        assert "SEARCH jobs_job USING INTEGER PRIMARY KEY" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_completing_goes_by_primary_key_late_in_a_drain(vendor):
+    late_in_a_drain_of(12_000)
+    successes = [Success(lease, None, 0.0, 0.0) for lease in storage().held_by("worker", 100)]
+    assert len(successes) == 100
+
+    if vendor == "postgresql":
+        plan = plan_of(postgresql.COMPLETE, [*postgresql.complete_columns(successes), "worker"])
+        assert "jobs_job_pkey" in plan, plan
+        assert "jobs_job_running" not in plan, plan
+    else:
+        plan = plan_of(sqlite.COMPLETE, {"rows": "[]"})
         assert "SEARCH jobs_job USING INTEGER PRIMARY KEY" in plan, plan
     assert_reads_no_whole_table(plan)
 
