@@ -57,6 +57,31 @@ def bound(function: Callable[..., Any], takes_context: bool, args: Any, kwargs: 
     return arguments
 
 
+class Fit:
+    """Says quickly that a payload fits a signature; where it says no, `bound` knows better and names the argument."""
+
+    def __init__(self, found: inspect.Signature) -> None:
+        parameters = list(found.parameters.values())
+        plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        self.is_plain = all(parameter.kind in plain for parameter in parameters)
+        self.positional = tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.names = frozenset(parameter.name for parameter in parameters)
+        self.required = frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty)
+
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        if not self.is_plain or len(args) > len(self.positional):
+            return False
+        if not args:
+            return self.required <= kwargs.keys() <= self.names
+        given = self.positional[: len(args)]
+        return kwargs.keys() <= self.names.difference(given) and self.required.difference(given) <= kwargs.keys()
+
+
+@functools.cache
+def fit(function: Callable[..., Any], takes_context: bool) -> Fit:
+    return Fit(signature(function, takes_context))
+
+
 @functools.cache
 def signature(function: Callable[..., Any], takes_context: bool) -> inspect.Signature:
     found = inspect.signature(function)

@@ -3,8 +3,12 @@
 import logging
 import pkgutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 
+from . import conf, payload
 from .compat import Task
 
 log = logging.getLogger("jobs")
@@ -12,14 +16,49 @@ log = logging.getLogger("jobs")
 # Python would import a broken module again at every look; so would a worker with a thousand unknown jobs.
 UNKNOWN_FOR_SECONDS = 60.0
 
-known: dict[str, Any] = {}
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """A task, and what running one of its jobs asks of it, found out once. Units: seconds."""
+
+    task: Any
+    function: Callable[..., Any]
+    is_async: bool
+    takes_context: bool
+    schema_version: int
+    transactional: bool
+    timeout_seconds: float | None
+    fits: payload.Fit
+
+    @classmethod
+    def of(cls, task: Any) -> "Callee":
+        timeout = conf.length_or_none(getattr(task, "timeout", None))
+        return cls(
+            task=task,
+            function=task.func,
+            is_async=iscoroutinefunction(task.func),
+            takes_context=task.takes_context,
+            schema_version=getattr(task, "schema_version", 1),
+            transactional=getattr(task, "transactional", False),
+            timeout_seconds=None if timeout is None else timeout.total_seconds(),
+            fits=payload.fit(task.func, task.takes_context),
+        )
+
+
+known: dict[str, Callee] = {}
 unknown: dict[str, float] = {}
 
 
 def find(task_path: str) -> Any | None:
     """Return the task at a dotted path, or None when this code does not have one there."""
-    if task_path in known:
-        return known[task_path]
+    found = callee(task_path)
+    return None if found is None else found.task
+
+
+def callee(task_path: str) -> Callee | None:
+    """Return the task at a dotted path, ready to be run, or None when this code does not have one there."""
+    if (ready := known.get(task_path)) is not None:
+        return ready
     if time.monotonic() - unknown.get(task_path, -UNKNOWN_FOR_SECONDS) < UNKNOWN_FOR_SECONDS:
         return None
     try:
@@ -29,8 +68,7 @@ def find(task_path: str) -> Any | None:
         log.warning("task unknown", extra={"task": task_path, "error": repr(error)})
         found = None
     if isinstance(found, Task):
-        known[task_path] = found
-        return found
+        return known.setdefault(task_path, Callee.of(found))
     unknown[task_path] = time.monotonic()
     return None
 

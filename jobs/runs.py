@@ -22,16 +22,21 @@ ASKED_AGAIN_SECONDS = 1.0
 class Gate:
     """Lets at most one interruption into a run, and none while it writes what must not be cut in half.
 
+    It starts shut when `shut`: until `open`, where the run expects to be interrupted.
     Threads: `interrupt` is called by any thread, everything else by the one that runs the job.
     """
 
-    def __init__(self, deliver: Callable[[type[Interruption]], None], retract: Callable[[], None]) -> None:
+    __slots__ = ("closed", "deliver", "error", "lock", "retract", "sent", "shields")
+
+    def __init__(
+        self, deliver: Callable[[type[Interruption]], None], retract: Callable[[], None], shut: bool = False
+    ) -> None:
         self.deliver = deliver
         self.retract = retract
         self.lock = threading.Lock()
         self.error: Interruption | None = None
         self.sent = False
-        self.shields = 0
+        self.shields = int(shut)
         self.closed = False
 
     def interrupt(self, error: Interruption) -> bool:
@@ -53,10 +58,6 @@ class Gate:
                 self.sent = False
                 self.retract()
 
-    def shut(self) -> None:
-        """Hold interruptions back until `open`: from when others see a run to where it expects to be interrupted."""
-        self.__enter__()
-
     def open(self) -> None:
         """Let interruptions in. Raises: the one that has come meanwhile."""
         self.__exit__(None, None, None)
@@ -76,25 +77,52 @@ class Gate:
             raise self.error  # type: ignore[misc]
 
 
-def thread_gate() -> Gate:
-    """Return a gate that interrupts the calling thread by an asynchronous exception.
+set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+class Interrupter:
+    """Raises an asynchronous exception in one thread.
 
     Source: `PyThreadState_SetAsyncExc`; it is raised at the next bytecode, so not inside a call into C.
     """
-    thread_id = ctypes.c_ulong(threading.get_ident())
-    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
-    def deliver(kind: type[Interruption]) -> None:
-        set_exception(thread_id, ctypes.py_object(kind))
+    __slots__ = ("thread_id",)
 
-    def retract() -> None:
-        set_exception(thread_id, None)
+    def __init__(self, thread_id: int) -> None:
+        self.thread_id = thread_id
 
-    return Gate(deliver, retract)
+    def deliver(self, kind: type[Interruption]) -> None:
+        set_exception(ctypes.c_ulong(self.thread_id), ctypes.py_object(kind))
+
+    def retract(self) -> None:
+        set_exception(ctypes.c_ulong(self.thread_id), None)
+
+
+def thread_gate(shut: bool = False) -> Gate:
+    """Return a gate that interrupts the calling thread."""
+    interrupter = Interrupter(threading.get_ident())
+    return Gate(interrupter.deliver, interrupter.retract, shut)
+
+
+def not_cancelled() -> None:
+    """Threads are not cancelled: their tasks look for themselves."""
 
 
 class Run:
     """One attempt in progress."""
+
+    __slots__ = (
+        "asked_at",
+        "cancel",
+        "cancel_requested",
+        "deadline",
+        "gate",
+        "kept_since",
+        "lease",
+        "lease_lost",
+        "progress",
+        "timeout_seconds",
+    )
 
     def __init__(
         self, lease: Lease, gate: Gate, timeout_seconds: float | None = None, cancel: Callable[[], None] | None = None
@@ -102,13 +130,13 @@ class Run:
         self.lease = lease
         self.gate = gate
         self.timeout_seconds = timeout_seconds
-        self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self.asked_at = time.monotonic()
+        self.deadline = None if timeout_seconds is None else self.asked_at + timeout_seconds
         self.kept_since = lease.claimed_monotonic  # when the lease was last known to be ours
-        self.cancel = cancel or (lambda: None)
+        self.cancel = cancel or not_cancelled
         self.cancel_requested = lease.cancel_requested
         self.lease_lost = False
         self.progress: tuple[int | None, str] | None = None  # not written yet
-        self.asked_at = time.monotonic()
 
     @property
     def owner(self) -> str:

@@ -184,3 +184,34 @@ def test_return_value_of_none_is_stored_as_nothing():
 def test_return_value_too_large_is_refused():
     with pytest.raises(InvalidPayload, match="return value"):
         payload.encoded_value("x" * 100, "t", 10)
+
+
+# A quick yes
+
+
+def takes(a, b=1, *, c, d=2):
+    pass
+
+
+@pytest.mark.parametrize("args", [[], [1], [1, 2], [1, 2, 3]])
+@pytest.mark.parametrize("names", [(), ("c",), ("a", "c"), ("a", "b", "c", "d"), ("b", "c"), ("c", "e"), ("a",)])
+def test_a_quick_yes_is_what_binding_would_say(args, names):
+    kwargs = dict.fromkeys(names, 0)
+    try:
+        payload.bound(takes, False, args, kwargs)
+    except InvalidPayload:
+        fits = False
+    else:
+        fits = True
+
+    assert payload.fit(takes, False)(args, kwargs) is fits
+
+
+@pytest.mark.parametrize("function", [lambda a, /: None, lambda *rest: None, lambda **more: None])
+def test_a_signature_that_is_not_plain_is_left_to_binding(function):
+    assert not payload.fit(function, False)([1], {})
+
+
+def test_the_context_is_no_argument_of_the_payload():
+    assert payload.fit(takes, True)([], {"b": 1, "c": 2})
+    assert not payload.fit(takes, True)([], {"a": 1, "c": 2})

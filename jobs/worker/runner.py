@@ -4,11 +4,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable
+from contextvars import Token
 from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
@@ -21,6 +19,7 @@ from ..exceptions import CancelRequested, Interruption, InvalidPayload, LeaseLos
 from ..idempotency import Guard
 from ..leases import Lease
 from ..outcomes import Buried, Cancelled, ErrorReport, Outcome, Succeeded
+from ..registry import Callee
 from ..runs import Gate, JobContext, Run, current_run, thread_gate
 from ..states import Reason, State
 from ..storage import storage
@@ -32,6 +31,7 @@ log = logging.getLogger("jobs")
 
 
 REFRESH_SECONDS = 0.5
+NOTHING_RETURNED = Succeeded()
 
 
 class Finished(NamedTuple):
@@ -50,9 +50,13 @@ class Finished(NamedTuple):
 class Call(NamedTuple):
     """A payload that fits its task."""
 
-    task: Any
+    callee: Callee
     args: list[Any]
     kwargs: dict[str, Any]
+
+    @property
+    def task(self) -> Any:
+        return self.callee.task
 
 
 class Committed(NamedTuple):
@@ -65,17 +69,19 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
     """Return the call that a lease asks for, or the outcome of not being able to make it."""
     if lease.cancel_requested:
         return Cancelled(ErrorReport(message="cancelled before it started"))
-    task = registry.find(lease.task_path)
-    if task is None:
+    callee = registry.callee(lease.task_path)
+    if callee is None:
         return hold(lease, options, f"no task at {lease.task_path}")
-    if lease.schema_version > getattr(task, "schema_version", 1):
+    if lease.schema_version > callee.schema_version:
         return hold(lease, options, f"schema version {lease.schema_version} is newer than the code's")
-    args, kwargs = json.loads(lease.args), json.loads(lease.kwargs)
-    try:
-        payload.bound(task.func, task.takes_context, args, kwargs)
-    except InvalidPayload as error:
-        return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
-    return Call(task, args, kwargs)
+    args = [] if lease.args == "[]" else json.loads(lease.args)
+    kwargs = {} if lease.kwargs == "{}" else json.loads(lease.kwargs)
+    if not callee.fits(args, kwargs):
+        try:
+            payload.bound(callee.function, callee.takes_context, args, kwargs)
+        except InvalidPayload as error:
+            return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
+    return Call(callee, args, kwargs)
 
 
 class Runner:
@@ -85,34 +91,34 @@ class Runner:
         self.options = options
         self.running: dict[tuple[int, int], Run] = {}
 
-    def timeout_seconds(self, lease: Lease, task: Any) -> float | None:
-        timeout: timedelta | None = lease.timeout or getattr(task, "timeout_length", None)
-        return None if timeout is None else timeout.total_seconds()
-
     def run(self, lease: Lease, watch: Callable[[Run], None] | None = None) -> Finished:
         """Run one attempt in the calling thread. `watch` learns of the run before the task begins."""
         call = prepared(lease, self.options)
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
-        with self.tracked(Run(lease, thread_gate(), self.timeout_seconds(lease, call.task)), watch) as run:
+        run = Run(lease, thread_gate(shut=True), timeout_seconds(lease, call.callee))
+        token = self.begin(run, watch)
+        try:
             started = time.monotonic()
             result = self.attempt(run, call)
+            finished = time.monotonic()
+        finally:
+            self.end(run, token)
         if isinstance(result, Committed):
-            return Finished(lease, result.outcome, started, time.monotonic(), settled=True)
-        return Finished(lease, result, started, time.monotonic())
+            return Finished(lease, result.outcome, started, finished, settled=True)
+        return Finished(lease, result, started, finished)
 
-    @contextmanager
-    def tracked(self, run: Run, watch: Callable[[Run], None] | None) -> Iterator[Run]:
+    def begin(self, run: Run, watch: Callable[[Run], None] | None) -> Token[Run | None]:
+        """Show a run to those who may interrupt it; its gate is shut until the task begins."""
         token = current_run.set(run)
-        run.gate.shut()
         self.running[run.lease.key] = run
         if watch:
             watch(run)
-        try:
-            yield run
-        finally:
-            self.running.pop(run.lease.key, None)
-            current_run.reset(token)
+        return token
+
+    def end(self, run: Run, token: Token[Run | None]) -> None:
+        self.running.pop(run.lease.key, None)
+        current_run.reset(token)
 
     def attempt(self, run: Run, call: Call) -> Outcome | Committed:
         value: Any = None
@@ -134,21 +140,20 @@ class Runner:
     def called(self, run: Run, call: Call) -> Any:
         # Here, because a receiver may be interrupted as the task may: by a timeout, say.
         announce_start(run.lease)
-        function: Callable[[], Any] = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
+        function: Callable[[], Any] = partial(call.callee.function, *self.arguments(run, call), **call.kwargs)
         if run.lease.idempotency_key:
             function = partial(self.guard(run, call).run, function)
-        if getattr(call.task, "transactional", False):
+        if call.callee.transactional:
             return self.committed(run, call, function)
         return function()
 
     def arguments(self, run: Run, call: Call) -> list[Any]:
-        if not call.task.takes_context:
+        if not call.callee.takes_context:
             return call.args
         return [JobContext(result_of_lease(run.lease, State.RUNNING), run), *call.args]
 
     def guard(self, run: Run, call: Call) -> Guard:
-        transactional = getattr(call.task, "transactional", False)
-        policy = "retry" if transactional else getattr(call.task, "on_uncertain", "retry")
+        policy = "retry" if call.callee.transactional else getattr(call.task, "on_uncertain", "retry")
         key = f"{run.lease.task_path}|{run.lease.idempotency_key}"
         return Guard(key, self.options.idempotency_ttl, policy)
 
@@ -159,7 +164,11 @@ class Runner:
             return value
         if error is None:
             try:
-                return Succeeded(payload.encoded_value(value, call.task.name, self.options.max_payload))
+                return (
+                    NOTHING_RETURNED
+                    if value is None
+                    else Succeeded(payload.encoded_value(value, call.task.name, self.options.max_payload))
+                )
             except InvalidPayload as refused:
                 # The work is done; running it again would not make its value fit.
                 error = PermanentError(str(refused))
@@ -211,8 +220,12 @@ class Commit:
 
 
 def is_async(lease: Lease) -> bool:
-    task = registry.find(lease.task_path)
-    return task is not None and iscoroutinefunction(task.func)
+    callee = registry.callee(lease.task_path)
+    return callee is not None and callee.is_async
+
+
+def timeout_seconds(lease: Lease, callee: Callee) -> float | None:
+    return callee.timeout_seconds if lease.timeout is None else lease.timeout.total_seconds()
 
 
 class AsyncRunner(Runner):
@@ -230,7 +243,9 @@ class AsyncRunner(Runner):
         def cancel() -> None:
             gate.interrupt(CancelRequested("cancelled on request"))
 
-        with self.tracked(Run(lease, gate, self.timeout_seconds(lease, call.task), cancel), watch) as run:
+        run = Run(lease, gate, timeout_seconds(lease, call.callee), cancel)
+        token = self.begin(run, watch)
+        try:
             started = time.monotonic()
             value: Any = None
             error: BaseException | None = None
@@ -242,6 +257,8 @@ class AsyncRunner(Runner):
             except BaseException as raised:
                 error = raised
             gate.close()
+        finally:
+            self.end(run, token)
         return Finished(lease, self.outcome(run, call, value, error), started, time.monotonic())  # type: ignore[arg-type]
 
     async def acalled(self, run: Run, call: Call) -> Any:
@@ -249,7 +266,7 @@ class AsyncRunner(Runner):
         if is_heard(task_started, logging.INFO):
             # Not in the loop's own thread: receivers may use the database, or be coroutines themselves.
             await sync_to_async(announce_start)(run.lease)
-        function = partial(call.task.func, *self.arguments(run, call), **call.kwargs)
+        function = partial(call.callee.function, *self.arguments(run, call), **call.kwargs)
         if run.lease.idempotency_key:
             return await self.guard(run, call).arun(function)
         return await function()
@@ -277,5 +294,5 @@ def task_gate(loop: Any, task: Any) -> Gate:
             if gate.sent and not gate.closed:
                 task.cancel()
 
-    gate = Gate(deliver, retract=lambda: None)
+    gate = Gate(deliver, retract=lambda: None, shut=True)
     return gate
