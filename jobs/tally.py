@@ -6,6 +6,7 @@ Nothing here knows about HTTP or Prometheus; `metrics.py` turns a `Merged` into 
 import threading
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Upper bounds in seconds; one more bucket holds what is longer than the last.
@@ -19,6 +20,9 @@ EVENTS = ATTEMPT_OUTCOMES | JOB_ENDS | {"retried", "lease_lost"}
 # Every distinct name costs a time series for ever: names beyond the limit are counted together.
 MAX_NAMES = 200
 OTHER = "other"
+
+# A run: its task, how long it ran, how long its job had been ready before. Units: seconds.
+Observation = tuple[str, float, float]
 
 
 class Names:
@@ -77,18 +81,20 @@ class Tally:
 
     def count(self, event: str, task: str, queue: str, times: int = 1) -> None:
         """Count one of `EVENTS`."""
-        with self.lock:
-            self.events[event, self.names.bounded(task), queue] += times
+        self.add({(event, task, queue): times}, ())
 
-    def observe_run(self, task: str, seconds: float) -> None:
-        """Note how long an attempt ran."""
+    def add(self, events: Mapping[tuple[str, str, str], int], runs: Iterable[Observation]) -> None:
+        """Count events by (event, task, queue), and note runs."""
         with self.lock:
-            self.runs.setdefault(self.names.bounded(task), Histogram()).observe(seconds)
-
-    def observe_wait(self, task: str, seconds: float) -> None:
-        """Note how long a job was ready before an attempt of it started."""
-        with self.lock:
-            self.waits.setdefault(self.names.bounded(task), Histogram()).observe(seconds)
+            for (event, task, queue), times in events.items():
+                self.events[event, self.names.bounded(task), queue] += times
+            for task, run_seconds, wait_seconds in runs:
+                name = self.names.bounded(task)
+                if (run := self.runs.get(name)) is None:
+                    run = self.runs[name] = Histogram()
+                    self.waits[name] = Histogram()
+                run.observe(run_seconds)
+                self.waits[name].observe(wait_seconds)
 
     def take(self) -> dict[str, Any]:
         """Return what happened since the last call, and start again from nothing.

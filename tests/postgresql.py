@@ -27,7 +27,7 @@ max_connections = 200
 
 
 @contextmanager
-def temporary_postgresql() -> Iterator[str]:
+def temporary_postgresql(configuration: str = CONFIGURATION) -> Iterator[str]:
     """Start a server in a temporary directory, give its URL, and stop it and remove the directory at the end.
 
     As root, which PostgreSQL refuses to run as, pgserver adds a user of its own, and lets it into every directory above
@@ -36,8 +36,8 @@ def temporary_postgresql() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="jobs-postgresql-") as directory:
         server = server_in(Path(directory))
         server.ensure_pgdata_inited()
-        with open(server.pgdata / "postgresql.conf", "a") as configuration:
-            configuration.write(CONFIGURATION)
+        with open(server.pgdata / "postgresql.conf", "a") as file:
+            file.write(configuration)
         try:
             server.start()
             yield server.get_uri()

@@ -123,6 +123,10 @@ class Announcer:
     def start(self) -> None:
         self.thread.start()
 
+    def hears_successes(self) -> bool:
+        """Say whether anybody would notice that a job succeeded; most projects have nobody who does."""
+        return is_heard(task_finished, logging.INFO) or log.isEnabledFor(logging.DEBUG)
+
     def put(self, settled: Iterable[tuple[Settlement, Outcome]], lost: Iterable[Lease]) -> None:
         self.events.put((list(settled), list(lost)))
 

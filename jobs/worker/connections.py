@@ -3,10 +3,12 @@
 import logging
 import random
 import select
+import threading
 import time
 from typing import Any
 
 from django.db import connections
+from django.db.backends.signals import connection_created
 
 log = logging.getLogger("jobs")
 
@@ -22,6 +24,22 @@ def keep_connections() -> None:
             config["CONN_MAX_AGE"] = KEPT_SECONDS
         config["CONN_HEALTH_CHECKS"] = True
     connections.close_all()
+    connection_created.connect(note_opened, dispatch_uid="jobs.worker.connections")
+
+
+class Opened(threading.local):
+    """The connections that jobs have opened in this thread: most threads have none, and nothing to look after."""
+
+    def __init__(self) -> None:
+        self.connections: list[Any] = []
+
+
+opened = Opened()
+
+
+def note_opened(connection: Any, **kwargs: Any) -> None:
+    if connection not in opened.connections:
+        opened.connections.append(connection)
 
 
 def distrust() -> None:
@@ -30,8 +48,7 @@ def distrust() -> None:
     An idle connection is silent: what can be read from it is a farewell. Asking the socket costs a microsecond, a
     health check before every job would cost a round trip.
     """
-    connection: Any
-    for connection in connections.all(initialized_only=True):
+    for connection in opened.connections:
         if has_news(connection.connection):
             connection.health_check_done = False
 
@@ -47,7 +64,7 @@ def has_news(driver_connection: Any) -> bool:
 
 def tidy() -> None:
     """After a job: end what it left open, drop connections that broke or are too old, keep the others."""
-    for connection in connections.all(initialized_only=True):
+    for connection in opened.connections.copy():
         if connection.connection is None and not connection.in_atomic_block:
             continue
         if connection.in_atomic_block or not connection.get_autocommit():
@@ -72,6 +89,8 @@ def discard(connection: Any) -> None:
     except Exception:
         log.warning("connection not closed", exc_info=True, extra={"database": connection.alias})
     del connections[connection.alias]
+    if connection in opened.connections:
+        opened.connections.remove(connection)
 
 
 def is_due(connection: Any) -> bool:

@@ -4,15 +4,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
 
 from django.db import Error as DatabaseFailure
 from django.db import connections
-from django.db.utils import InterfaceError, OperationalError
 
 from ..leases import Lease
-from ..outcomes import ErrorReport, Failed, Outcome, Released, Settlement, Succeeded
-from ..states import Reason
+from ..outcomes import Released
 from ..storage import Storage
 from ..tally import Tally
 from ..verdicts import settlement
@@ -20,18 +17,19 @@ from ..wake import WINDOW_SECONDS
 from .announcer import Announcer
 from .connections import pause_after
 from .executors import Desk, Loop, Threads
-from .pace import Pace
-from .plan import Plan
+from .plan import BATCH, Plan
 from .rota import Rota
-from .runner import Finished, is_async
+from .runner import AsyncRunner, is_async
+from .settler import Settler
+from .slots import Slots
 
 log = logging.getLogger("jobs")
 
-BATCH = 500
 BUSY_SECONDS = 0.05  # how long an outcome may wait for company
 LOOK_SECONDS = 0.005  # how often a worker that was just woken looks
 RESCAN_SECONDS = 0.25  # how often a busy worker asks which queues have work
 STALE_SECONDS = 1.0  # how long the buffer may stand still before it is given back
+STILL_SECONDS = 0.002  # how long it may stand still before the whole crew is called
 IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
 
 
@@ -41,17 +39,19 @@ class Engine:
     Threads: `run` has its own; `ring`, `drain` and `woken` may be called by any.
     """
 
-    def __init__(self, plan: Plan, store: Storage, announcer: Announcer, tally: Tally) -> None:
+    def __init__(
+        self, plan: Plan, store: Storage, announcer: Announcer, tally: Tally, slots: Slots, runner: AsyncRunner
+    ) -> None:
         self.plan, self.store, self.announcer, self.tally = plan, store, announcer, tally
         self.bell = threading.Event()
-        self.rota = Rota(frozenset(plan.queues), plan.solo)
-        self.pace = Pace()
-        self.desk: Desk
-        self.threads: Threads
-        self.loop: Loop
+        self.desk = Desk(slots, runner, self.bell)
+        self.threads = Threads(self.desk, plan.threads)
+        self.loop = Loop(self.desk, plan.threads, plan.async_slots)
         self.held: dict[tuple[int, int], Lease] = {}
-        self.unwritten: list[Finished] = []
-        self.claimed = 0  # net of what was released: what counts against max_jobs
+        self.settler = Settler(store, self.desk, self.held, announcer, tally)
+        self.pace = self.settler.pace
+        self.rota = Rota(frozenset(plan.queues), plan.solo)
+        self.taken = 0  # leases claimed so far, also those given back
         self.failures = 0
         self.leak_suspected = False
         self.coroutines_seen = False  # in the newest claim
@@ -64,9 +64,6 @@ class Engine:
         self.idle_seconds = plan.poll_seconds
         self.poll_at = 0.0
         self.idle_since = time.monotonic()
-
-    def attach(self, desk: Desk, threads: Threads, loop: Loop) -> None:
-        self.desk, self.threads, self.loop = desk, threads, loop
 
     # What other threads say
 
@@ -101,24 +98,28 @@ class Engine:
             self.bell.wait(min(delay, max(0.0, self.drain_by - time.monotonic())))
 
     def tick(self) -> float:
-        """Write what is finished, claim what there is room for, and return the seconds until the next look."""
-        self.settle_finished()
+        """Claim what there is room for, write what is finished, and return the seconds until the next look."""
         if self.leak_suspected:
             self.release_leaked()
         if self.draining or self.retired:
-            self.release(self.threads.take_unstarted() + self.loop.take_unstarted())
+            self.give_back(self.threads.take_unstarted() + self.loop.take_unstarted())
+            self.settler.settle_all()
             return BUSY_SECONDS
+        # Both in turn, a batch at a time: executors have work while outcomes are written, and room while they work.
+        self.settler.settle_batch()
         if not self.release_stale():
             self.claim()
         return self.delay()
 
     def delay(self) -> float:
         now = time.monotonic()
+        if self.threads.buffer and now - self.desk.last_start > STILL_SECONDS:
+            self.threads.call(self.plan.threads)
         if now < self.look_until:
             return LOOK_SECONDS
         if self.held:
             self.idle_since = now
-            return BUSY_SECONDS
+            return LOOK_SECONDS if self.threads.buffer else BUSY_SECONDS
         if self.has_served():
             self.draining = True
         return max(0.0, self.poll_at - now)
@@ -139,6 +140,11 @@ class Engine:
         return pause_after(self.failures)
 
     # Claim
+
+    @property
+    def claimed(self) -> int:
+        """How many leases were claimed, net of those given back: what counts against `max_jobs`."""
+        return self.taken - self.settler.released
 
     def claim(self) -> None:
         now = time.monotonic()
@@ -177,127 +183,55 @@ class Engine:
             self.poll_at = now + self.idle_seconds * random.uniform(0.75, 1.25)
 
     def room(self) -> int:
-        """Return how many more jobs this process may hold. A slot is free only when its outcome is written."""
-        ahead = self.pace.ahead(self.plan.threads) + self.async_share()
-        limit = 1 if self.plan.solo else self.plan.threads + ahead
+        """Return how many more jobs this process may hold.
+
+        A thread is free only when its outcome is written. What is claimed ahead is counted by what still waits to
+        run, and fetched when half of it is left.
+        """
+        ahead = self.pace.ahead(self.plan.threads)
+        held = len(self.held)
+        limit = 1 if self.plan.solo else self.plan.threads + ahead + self.async_share()
+        room = limit - held
+        if ahead and not self.plan.solo:
+            room = min(room + self.settler.waiting, limit + BATCH - held)
+            if len(self.threads.buffer) > ahead // 2:
+                return 0
         if self.plan.max_jobs is not None:
-            limit = min(limit, len(self.held) + self.plan.max_jobs - self.claimed)
-        return min(BATCH, limit - len(self.held))
+            room = min(room, self.plan.max_jobs - self.claimed)
+        return min(BATCH, room)
 
     def async_share(self) -> int:
         """Return how many coroutines may be held beside the threads' jobs, as long as coroutines keep coming."""
         return self.plan.async_slots if self.coroutines_seen else self.loop.held
 
     def begin(self, leases: list[Lease]) -> None:
-        self.claimed += len(leases)
-        if leases:
-            self.coroutines_seen = False
-            self.claimed_at = time.monotonic()
-        for lease in leases:
-            self.held[lease.key] = lease
-            if is_async(lease):
-                self.coroutines_seen = True
-                self.loop.put(lease)
-            else:
-                self.threads.buffer.put(lease)
-
-    # Settle
-
-    def settle_finished(self) -> None:
-        while self.unwritten or self.desk.finished:
-            while self.desk.finished and len(self.unwritten) < BATCH:
-                self.unwritten.append(self.desk.finished.popleft())
-            batch = self.next_batch()
-            self.write(batch)
-            del self.unwritten[: len(batch)]
-
-    def next_batch(self) -> list[Finished]:
-        """Return the oldest outcomes, at most one of each job: a stale run may end beside its successor."""
-        seen: set[int] = set()
-        for place, finished in enumerate(self.unwritten[:BATCH]):
-            if finished.lease.id in seen:
-                return self.unwritten[:place]
-            seen.add(finished.lease.id)
-        return self.unwritten[:BATCH]
-
-    def write(self, batch: Sequence[Finished]) -> None:
-        """Settle outcomes. One that the database refuses to store must not hold up its neighbours."""
-        rows = {finished.lease.id: row_for(finished) for finished in batch}
-        pending = [rows[finished.lease.id] for finished in batch if not finished.settled]
-        try:
-            accepted = self.store.settle(pending)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:
-            log.exception("batch of outcomes refused")
-            accepted = {s.lease.id for s in pending if self.settle_alone(s)}
-        accepted |= {finished.lease.id for finished in batch if finished.settled}
-        self.close(batch, rows, accepted)
-
-    def settle_alone(self, row: Settlement) -> bool:
-        try:
-            return bool(self.store.settle([row]))
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception as error:
-            report = ErrorReport.of(error)
-            refused = Failed(report, reason=Reason.PERMANENT_ERROR)
-            return bool(self.store.settle([settlement(row.lease, refused, row.started_at, row.lease.claimed_at)]))
-
-    def close(self, batch: Sequence[Finished], rows: dict[int, Settlement], accepted: set[int]) -> None:
-        lost = []
-        for finished in batch:
-            lease = finished.lease
-            if lease.id in accepted:
-                continue
-            if self.store.was_settled(lease.id, lease.token):
-                # An earlier try went through and only its reply was lost; what it wrote may be another outcome.
-                stored = self.store.jobs.filter(pk=lease.id).values_list("state", flat=True).first()
-                if stored == rows[lease.id].state:
-                    accepted.add(lease.id)
-            else:
-                lost.append(lease)
-        for finished in batch:
-            self.held.pop(finished.lease.key, None)
-            self.desk.lost.discard(finished.lease.key)
-        written = [finished for finished in batch if finished.lease.id in accepted]
-        self.announcer.put([(rows[f.lease.id], f.outcome) for f in written], lost)
-        self.count(written, rows, lost)
-
-    def count(self, written: Sequence[Finished], rows: dict[int, Settlement], lost: Sequence[Lease]) -> None:
-        ran = [f for f in written if f.started is not None]
-        self.pace.observe(sum(f.finished - f.started for f in ran if f.started is not None), len(ran))
-        self.claimed -= sum(1 for f in written if f.started is None and isinstance(f.outcome, Released))
-        for finished in written:
-            lease = finished.lease
-            for event in events_of(finished.outcome, rows[lease.id]):
-                self.tally.count(event, lease.task_path, lease.queue_name)
-            if finished.started is not None:
-                self.tally.observe_run(lease.task_path, finished.finished - finished.started)
-                started_at = lease.database_time(finished.started)
-                self.tally.observe_wait(lease.task_path, (started_at - lease.ready_at).total_seconds())
-        for lease in lost:
-            self.tally.count("lease_lost", lease.task_path, lease.queue_name)
+        if not leases:
+            return
+        self.taken += len(leases)
+        self.claimed_at = time.monotonic()
+        self.held.update((lease.key, lease) for lease in leases)
+        coroutines = [lease for lease in leases if is_async(lease)]
+        self.coroutines_seen = bool(coroutines)
+        if coroutines:
+            self.loop.put(coroutines)
+            leases = [lease for lease in leases if not is_async(lease)]
+        self.threads.put(leases, self.pace.crew(self.plan.threads))
 
     # Give back
 
-    def release(self, leases: Sequence[Lease]) -> None:
-        """Give back what has not started, with nothing charged."""
-        now = time.monotonic()
-        self.unwritten.extend(Finished(lease, Released(), None, now) for lease in leases)
-        if leases:
-            self.settle_finished()
+    def give_back(self, leases: list[Lease]) -> None:
+        self.settler.release(leases, time.monotonic())
 
     def release_stale(self) -> bool:
         """Give back what stands behind slow jobs: another worker may be free."""
-        waiting = self.threads.buffer.qsize()
+        waiting = len(self.threads.buffer)
         still = time.monotonic() - max(self.desk.last_start, self.claimed_at) > STALE_SECONDS
         excess = waiting > 2 * self.pace.ahead(self.plan.threads) + self.plan.threads
         if not waiting or not (still or excess):
             return False
         # What is given back because of slow jobs must not be claimed again by the next breath.
         self.pace.stall()
-        self.release(self.threads.take_unstarted())
+        self.give_back(self.threads.take_unstarted())
         return True
 
     def release_leaked(self) -> None:
@@ -311,23 +245,7 @@ class Engine:
     def last_words(self) -> bool:
         """Write what can be written before the process ends."""
         try:
-            self.settle_finished()
+            self.settler.settle_all()
         except DatabaseFailure as error:
-            log.error("outcomes not written", extra={"error": repr(error), "outcomes": len(self.unwritten)})
+            log.error("outcomes not written", extra={"error": repr(error), "outcomes": self.settler.waiting})
         return not self.held
-
-
-def row_for(finished: Finished) -> Settlement:
-    lease = finished.lease
-    started_at = None if finished.started is None else lease.database_time(finished.started)
-    return settlement(lease, finished.outcome, started_at, lease.database_time(finished.finished))
-
-
-def events_of(outcome: Outcome, row: Settlement) -> list[str]:
-    """Return what the metrics count an outcome as."""
-    if isinstance(outcome, Succeeded):
-        return ["succeeded"]
-    events = [type(outcome).__name__.lower()] if not row.death or row.attempt else []
-    if row.death:
-        return [*events, "dead"]
-    return [*events, "retried"] if isinstance(outcome, Failed) else events

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..leases import Lease
@@ -19,30 +18,31 @@ from .slots import Slots
 
 log = logging.getLogger("jobs")
 
-FLUSH_AT = 100  # outcomes waiting to be written
+FLUSH_AT = 250  # outcomes waiting to be written
 
 
 class Desk:
     """What executors and the engine share: outcomes to write, leases not to start, and the engine's bell."""
 
-    def __init__(self, slots: Slots, runner: AsyncRunner, ring: Callable[[], None]) -> None:
+    def __init__(self, slots: Slots, runner: AsyncRunner, bell: threading.Event) -> None:
         self.slots = slots
         self.runner = runner
-        self.ring = ring
+        self.bell = bell
         self.finished: deque[Finished] = deque()
         self.lost: set[tuple[int, int]] = set()  # leases found gone before they were started
         self.last_start = time.monotonic()
-        self.is_kept: Callable[[Lease], bool] = always
+        self.is_kept: Callable[[Lease, float], bool] = always
 
-    def may_start(self, lease: Lease) -> bool:
+    def may_start(self, lease: Lease, now: float) -> bool:
         """Say whether a lease that has waited here is still ours, as far as this process can know."""
-        return lease.key not in self.lost and self.is_kept(lease)
+        self.last_start = now
+        return self.is_kept(lease, now) and not (self.lost and lease.key in self.lost)
 
     def hand_in(self, finished: Finished, dry: bool) -> None:
         """Take an outcome; wake the engine when enough have come together or there is nothing else to run."""
         self.finished.append(finished)
-        if dry or len(self.finished) >= FLUSH_AT:
-            self.ring()
+        if (dry or len(self.finished) >= FLUSH_AT) and not self.bell.is_set():
+            self.bell.set()
 
     def broken(self, lease: Lease, error: BaseException) -> Finished:
         """Return the outcome of an attempt whose runner itself failed: a bug of ours must not lose the job."""
@@ -51,57 +51,92 @@ class Desk:
         return Finished(lease, Failed(report, reason=Reason.PERMANENT_ERROR), None, time.monotonic())
 
 
-def always(lease: Lease) -> bool:
+def always(lease: Lease, now: float) -> bool:
     return True
 
 
 class Threads:
-    """`count` threads on one buffer."""
+    """`count` threads on one buffer. Those that find it empty park, and the engine calls as many as the work needs."""
 
     def __init__(self, desk: Desk, count: int) -> None:
         self.desk = desk
-        self.buffer: queue.SimpleQueue[Lease] = queue.SimpleQueue()
+        self.count = count
+        self.buffer: deque[Lease] = deque()
+        # Rows of parked threads, the last to park the first to be called; each sleeps on a lock of its own.
+        self.parked: dict[int, None] = {}
+        self.calls = [threading.Lock() for _ in range(count)]
         self.threads = [
             threading.Thread(target=self.work, args=(row,), name=f"executor-{row}", daemon=True) for row in range(count)
         ]
 
     def start(self) -> None:
-        for thread in self.threads:
+        for call, thread in zip(self.calls, self.threads, strict=True):
+            call.acquire()
             thread.start()
+
+    def put(self, leases: Sequence[Lease], crew: int) -> None:
+        """Add work for `crew` threads."""
+        self.buffer.extend(leases)
+        self.call(crew)
+
+    def call(self, crew: int) -> None:
+        """Wake parked threads until `crew` are at work, or each waiting job has one."""
+        wanted = min(len(self.buffer), crew - self.count + len(self.parked))
+        for _ in range(wanted):
+            try:
+                row, _ = self.parked.popitem()
+            except KeyError:  # it looked again by itself
+                return
+            self.calls[row].release()
+
+    def park(self, row: int) -> None:
+        """Sleep until called, unless work has come between the last look and now."""
+        self.parked[row] = None
+        # Whoever takes the row out of `parked` decides: this thread stays awake, or its call has been made.
+        if self.buffer and self.parked.pop(row, row) is None:
+            return
+        self.calls[row].acquire()
 
     def take_unstarted(self) -> list[Lease]:
         """Empty the buffer and return what was in it."""
-        found: list[Lease] = []
-        while True:
-            try:
-                lease = self.buffer.get_nowait()
-            except queue.Empty:
-                return found
-            found.append(lease)
+        return emptied(self.buffer)
 
     def work(self, row: int) -> None:
-        desk, slots = self.desk, self.desk.slots
+        mark = Mark(self.desk.slots, row)
         while True:
-            lease = self.buffer.get()
-            desk.last_start = time.monotonic()
-            if not desk.may_start(lease):
-                desk.hand_in(not_started(lease), dry=self.buffer.empty())
-                continue
-            distrust()
-            marked = Marked(slots, row)
             try:
-                finished = desk.runner.run(lease, marked)
-            except BaseException as error:
-                finished = desk.broken(lease, error)
-            slots.clear(row)
-            if marked.was_interrupted:
-                discard_all()
-            tidy()
-            desk.hand_in(finished, dry=self.buffer.empty())
+                lease = self.buffer.popleft()
+            except IndexError:
+                self.park(row)
+                continue
+            may_start = self.desk.may_start(lease, time.monotonic())
+            finished = self.run(lease, mark) if may_start else not_started(lease)
+            self.desk.hand_in(finished, dry=not self.buffer)
+
+    def run(self, lease: Lease, mark: "Mark") -> Finished:
+        distrust()
+        try:
+            finished = self.desk.runner.run(lease, mark)
+        except BaseException as error:
+            finished = self.desk.broken(lease, error)
+        mark.clear()
+        tidy()
+        return finished
 
 
-class Marked:
-    """Marks a run in its slot before the task begins, and remembers it."""
+def emptied(leases: deque[Lease]) -> list[Lease]:
+    """Take out what executors have not been quicker to take."""
+    found = []
+    while leases:
+        try:
+            found.append(leases.popleft())
+        except IndexError:
+            break
+    return found
+
+
+class Mark:
+    """An executor's row in the slots: each run is marked there before its task begins, until it is over."""
 
     def __init__(self, slots: Slots, row: int) -> None:
         self.slots, self.row = slots, row
@@ -111,9 +146,12 @@ class Marked:
         self.run = run
         self.slots.mark(self.row, run.lease.id, run.lease.token, run.deadline)
 
-    @property
-    def was_interrupted(self) -> bool:
-        return self.run is not None and self.run.gate.error is not None
+    def clear(self) -> None:
+        run, self.run = self.run, None
+        if run is not None:
+            self.slots.clear(self.row)
+            if run.gate.error is not None:
+                discard_all()
 
 
 def not_started(lease: Lease) -> Finished:
@@ -141,19 +179,13 @@ class Loop:
     def held(self) -> int:
         return len(self.tasks) + len(self.waiting)
 
-    def put(self, lease: Lease) -> None:
+    def put(self, leases: Sequence[Lease]) -> None:
         self.start()
-        self.waiting.append(lease)
+        self.waiting.extend(leases)
         self.loop.call_soon_threadsafe(self.begin_waiting)
 
     def take_unstarted(self) -> list[Lease]:
-        found = []
-        while self.waiting:
-            try:
-                found.append(self.waiting.popleft())
-            except IndexError:  # the loop was quicker
-                break
-        return found
+        return emptied(self.waiting)
 
     def begin_waiting(self) -> None:
         while self.waiting and self.free:
@@ -161,7 +193,7 @@ class Loop:
                 lease = self.waiting.popleft()
             except IndexError:  # it was given back in this very moment
                 return
-            if self.desk.may_start(lease):
+            if self.desk.may_start(lease, time.monotonic()):
                 self.begin(lease, self.free.popleft())
             else:
                 self.desk.hand_in(not_started(lease), dry=True)
@@ -175,7 +207,7 @@ class Loop:
     async def work(self, lease: Lease, row: int) -> None:
         slots = self.desk.slots
         try:
-            finished = await self.desk.runner.arun(lease, Marked(slots, row))
+            finished = await self.desk.runner.arun(lease, Mark(slots, row))
         except BaseException as error:
             finished = self.desk.broken(lease, error)
         slots.clear(row)

@@ -7,6 +7,7 @@ from typing import Any
 
 ASYNC_SLOTS = 200
 MAX_AHEAD = 500
+BATCH = 500  # leases or outcomes in one statement
 
 # How a process ends. A supervisor tells them from a crash.
 EXIT_DONE = 0

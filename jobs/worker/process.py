@@ -62,7 +62,6 @@ class Process:
         from ..tally import Tally
         from .announcer import Announcer
         from .engine import Engine
-        from .executors import Desk, Loop, Threads
         from .heartbeat import Heartbeat
         from .runner import AsyncRunner
         from .wakeup import Wakeup
@@ -71,15 +70,12 @@ class Process:
         self.plan, self.orders = plan, orders
         tally = Tally()
         self.announcer = Announcer()
-        self.engine = Engine(plan, storage(), self.announcer, tally)
         runner = AsyncRunner(options())
         runner.refreshed_at = 0.0
-        desk = Desk(slots, runner, self.engine.ring)
-        self.threads = Threads(desk, plan.threads)
-        self.engine.attach(desk, self.threads, Loop(desk, plan.threads, plan.async_slots))
+        self.engine = Engine(plan, storage(), self.announcer, tally, slots, runner)
         self.heartbeat = Heartbeat(self.engine, storage(), plan.heartbeat_seconds)
         self.watchdog = Watchdog(self.engine, self.heartbeat)
-        desk.is_kept = self.watchdog.is_kept
+        self.engine.desk.is_kept = self.watchdog.is_kept
         self.wakeup = Wakeup(self.engine, storage())
         self.reporter = Reporter(report, tally)
 
@@ -89,7 +85,7 @@ class Process:
             from .reload import when_code_changes
 
             when_code_changes(lambda: self.engine.drain(self.plan.grace_seconds))
-        for part in (self.announcer, self.threads, self.watchdog, self.heartbeat, self.wakeup):
+        for part in (self.announcer, self.engine.threads, self.watchdog, self.heartbeat, self.wakeup):
             part.start()
         self.reporter.thread.start()
         clean = self.engine.run()

@@ -62,6 +62,6 @@ class Watchdog:
             kept_since = max(kept_since, self.heartbeat.renewed_at)
         return kept_since + self.lease_seconds * (1 - MARGIN)
 
-    def is_kept(self, lease: Lease) -> bool:
+    def is_kept(self, lease: Lease, now: float) -> bool:
         """Say whether a lease that waits to start is surely ours: after a pause or an outage it may not be."""
-        return time.monotonic() < self.kept_until(lease, lease.claimed_monotonic)
+        return now < self.kept_until(lease, lease.claimed_monotonic)

@@ -15,7 +15,6 @@ from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
 from jobs.worker.engine import Engine
-from jobs.worker.executors import Desk, Loop, Threads
 from jobs.worker.plan import Plan
 from jobs.worker.runner import AsyncRunner, Finished
 from jobs.worker.slots import Slots
@@ -30,6 +29,9 @@ class Told:
     def __init__(self):
         self.settled, self.lost = [], []
 
+    def hears_successes(self):
+        return True
+
     def put(self, settlements, lost):
         self.settled.extend(settlements)
         self.lost.extend(lost)
@@ -40,10 +42,9 @@ def engine_of():
     made = []
 
     def build(**plan):
-        engine = Engine(Plan(**{"worker_id": "w1", "threads": 2} | plan), storage(), Told(), Tally())
         slots = Slots.create(4)
-        desk = Desk(slots, AsyncRunner(Options()), engine.ring)
-        engine.attach(desk, Threads(desk, 2), Loop(desk, 2, 2))
+        given = Plan(**{"worker_id": "w1", "threads": 2, "async_slots": 2} | plan)
+        engine = Engine(given, storage(), Told(), Tally(), slots, AsyncRunner(Options()))
         made.append((slots, engine))
         return engine
 
@@ -93,7 +94,7 @@ def test_outcomes_of_a_batch_are_written_together(engine_of, django_assert_max_n
         hand_in(engine, lease)
 
     with django_assert_max_num_queries(3):
-        engine.settle_finished()
+        engine.settler.settle_batch()
 
     assert engine.held == {}
     assert [outcome for _, outcome in engine.announcer.settled] == [Succeeded("1")] * 2
@@ -109,7 +110,7 @@ def test_outcome_of_a_lost_lease_is_dropped_and_told(engine_of):
 
     hand_in(engine, lost)
     hand_in(engine, kept)
-    engine.settle_finished()
+    engine.settler.settle_batch()
 
     assert Job.objects.get(pk=lost.id).state == State.READY
     assert Job.objects.get(pk=kept.id).state == State.SUCCEEDED
@@ -123,17 +124,17 @@ def test_no_outcome_is_forgotten_when_the_database_goes_away(engine_of, monkeypa
     engine = engine_of()
     engine.tick()
     hand_in(engine, take(engine)[0])
-    settle = engine.store.settle
+    complete = engine.store.complete
 
     def gone(*args, **kwargs):
         raise OperationalError("the server closed the connection")
 
-    monkeypatch.setattr(engine.store, "settle", gone)
+    monkeypatch.setattr(engine.store, "complete", gone)
     with pytest.raises(OperationalError):
         engine.tick()
-    assert len(engine.unwritten) == 1
+    assert len(engine.settler.unwritten) == 1
 
-    monkeypatch.setattr(engine.store, "settle", settle)
+    monkeypatch.setattr(engine.store, "complete", complete)
     engine.tick()
     assert Job.objects.get().state == State.SUCCEEDED
 
@@ -143,19 +144,19 @@ def test_lost_reply_of_a_settle_is_no_lost_lease(engine_of, monkeypatch):
     engine = engine_of()
     engine.tick()
     hand_in(engine, take(engine)[0])
-    settle, calls = engine.store.settle, []
+    complete, calls = engine.store.complete, []
 
     def reply_lost(*args, **kwargs):
-        accepted = settle(*args, **kwargs)
+        accepted = complete(*args, **kwargs)
         calls.append(len(accepted))
         if len(calls) == 1:
             raise OperationalError("the server closed the connection")
         return accepted
 
-    monkeypatch.setattr(engine.store, "settle", reply_lost)
+    monkeypatch.setattr(engine.store, "complete", reply_lost)
     with pytest.raises(OperationalError):
-        engine.settle_finished()
-    engine.settle_finished()
+        engine.settler.settle_batch()
+    engine.settler.settle_batch()
 
     assert calls == [1, 0]
     assert engine.announcer.lost == []
@@ -186,7 +187,7 @@ def test_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(engin
 
     hand_in(engine, bad, Succeeded('"\\u0000"'))
     hand_in(engine, good)
-    engine.settle_finished()
+    engine.settler.settle_batch()
 
     assert Job.objects.get(pk=good.id).state == State.SUCCEEDED
     assert Job.objects.get(pk=bad.id).state == State.DEAD
@@ -197,7 +198,7 @@ def test_draining_engine_gives_back_what_never_started_with_nothing_charged(engi
     enqueue(3)
     engine = engine_of()
     engine.tick()
-    running = engine.threads.buffer.get_nowait()
+    running = engine.threads.buffer.popleft()
 
     engine.drain(grace_seconds=10)
     engine.tick()
@@ -240,7 +241,7 @@ def test_released_job_does_not_count_against_max_jobs(engine_of):
     engine = engine_of(max_jobs=1)
     engine.tick()
 
-    engine.release(take(engine))
+    engine.give_back(take(engine))
 
     assert engine.claimed == 0
 
