@@ -60,7 +60,11 @@ class Gate:
 
     def open(self) -> None:
         """Let interruptions in. Raises: the one that has come meanwhile."""
-        self.__exit__(None, None, None)
+        with self.lock:
+            self.shields -= 1
+            due = None if self.shields or self.closed else self.error
+        if due is not None:
+            raise due
 
     def __enter__(self) -> None:
         with self.lock:
@@ -70,11 +74,11 @@ class Gate:
                 self.retract()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with self.lock:
-            self.shields -= 1
-            due = self.error is not None and not self.shields and not self.closed
-        if due and error is None:
-            raise self.error  # type: ignore[misc]
+        try:
+            self.open()
+        except Interruption:
+            if error is None:
+                raise
 
 
 set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc

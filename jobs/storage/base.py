@@ -6,7 +6,7 @@ Every method uses the calling thread's connection and opens a transaction of its
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
 from ..outcomes import Settlement, Success
 from ..states import ENDED, RecordState, State
+
+ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
 
 JSON_COLUMNS = ("args", "kwargs", "worker_ids")
 
@@ -89,6 +91,23 @@ class ReadyQueue(NamedTuple):
     unlisted: bool
 
 
+class Place(NamedTuple):
+    """How far claims of one priority have got in a queue: nothing that is ready is known to stand before it."""
+
+    priority: int
+    ready_at: datetime
+    id: int
+
+
+class Claim(NamedTuple):
+    """What to claim of one queue, see `Storage.claim`."""
+
+    queue_name: str
+    limit: int
+    suspects: bool = False
+    places: Sequence[Place] = ()
+
+
 class Storage:
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -139,9 +158,19 @@ class Storage:
     # Claim
 
     def claim(
-        self, worker_id: str, queue_name: str, limit: int, lease: timedelta, suspects: bool = False
+        self,
+        worker_id: str,
+        queue_name: str,
+        limit: int,
+        lease: timedelta,
+        suspects: bool = False,
+        places: Sequence[Place] = (),
     ) -> list[Lease]:
-        """Lease up to `limit` ready jobs of one queue, best first; none of a paused queue."""
+        """Lease up to `limit` ready jobs of one queue, best first; none of a paused queue.
+
+        `places` allow the search to begin behind each of them, one for a priority, where that saves reading what others
+        have left behind. This storage has nothing to save.
+        """
         with self.atomic():
             if self.rows(Queue).filter(name=queue_name, paused=True).exists():
                 return []
@@ -159,6 +188,17 @@ class Storage:
                 last_attempted_at=moment,
             )
             return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
+
+    def exchange(
+        self, worker_id: str, claims: Sequence[Claim], lease: timedelta, successes: Callable[[], Sequence[Success]]
+    ) -> tuple[list[list[Lease]], set[int]]:
+        """Claim and complete in one commit: return what each claim found, and the ids that `complete` would.
+
+        `successes` is called once, where the database can work on the claims meanwhile.
+        """
+        with self.atomic():
+            found = [self.claim(worker_id, c.queue_name, c.limit, lease, c.suspects, c.places) for c in claims]
+            return found, self.complete(successes())
 
     def leases(self, jobs: QuerySet[Any], moment: datetime | None = None) -> list[Lease]:
         """Read rows as leases."""
@@ -380,10 +420,10 @@ class Storage:
 class Watch:
     """Waits for news of ready jobs. This one hears nothing: it only lets the time pass."""
 
-    def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds`; return True as soon as there may be work."""
+    def wait(self, seconds: float) -> set[str]:
+        """Wait up to `seconds`; return the queues that may have work as soon as there are any."""
         time.sleep(seconds)
-        return False
+        return set()
 
     def close(self) -> None:
         pass

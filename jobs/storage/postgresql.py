@@ -1,15 +1,16 @@
 """PostgreSQL: claims and outcomes in batches, one statement each, timed by the database's own clock."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from ..leases import CLAIMED, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import Inserted, NewJob, Renewal, Storage, Watch, by_id
+from .base import Claim, Inserted, NewJob, Place, Renewal, Storage, Watch, by_id
 
 CHANNEL = "jobs_ready"
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
@@ -41,12 +42,16 @@ FROM (
 RETURNING id, state, enqueued_at, run_after
 """
 
+READY = """
+    SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s{band}
+    ORDER BY priority DESC, ready_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
+
 # MATERIALIZED keeps the planner from folding the locking SELECT into the UPDATE, where LIMIT would not bound it.
 CLAIM = f"""
 WITH next AS MATERIALIZED (
-    SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s
-        AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = %(queue_name)s AND paused)
-    ORDER BY priority DESC, ready_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    SELECT id FROM ({{ready}}) AS ready
+    WHERE NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = %(queue_name)s AND paused) LIMIT %(limit)s
 )
 UPDATE jobs_job AS job SET state = 'running', leased_by = %(worker_id)s, lease_token = job.lease_token + 1,
     lease_expires_at = statement_timestamp() + %(lease)s,
@@ -54,6 +59,26 @@ UPDATE jobs_job AS job SET state = 'running', leased_by = %(worker_id)s, lease_t
 FROM next WHERE job.id = next.id
 RETURNING {", ".join(column(name) for name in CLAIMED)}, statement_timestamp()
 """
+
+
+@cache
+def claim_sql(places: int) -> str:
+    """Return the claim that begins behind so many places, best first, and looks at all other priorities too.
+
+    Each band enters the ready index in its middle: equality on queue and priority, a range on the rest. From the
+    beginning it would pass every entry that was claimed since the oldest open transaction began: nothing can remove
+    those, and passing a hundred thousand of them takes longer than claiming a batch. Bands are read one after another
+    and only until the limit is reached.
+    """
+    bands = []
+    for n in range(places):
+        above = f" AND priority < %(priority{n - 1})s" if n else ""
+        bands.append(f"{above} AND priority > %(priority{n})s")
+        bands.append(f" AND priority = %(priority{n})s AND (ready_at, id) > (%(ready_at{n})s, %(id{n})s)")
+    bands.append(f" AND priority < %(priority{places - 1})s" if places else "")
+    parts = [f"SELECT id FROM ({READY.format(band=band)}) AS band{n}" for n, band in enumerate(bands)]
+    return CLAIM.format(ready=" UNION ALL ".join(parts))
+
 
 # By primary key and lease, never by state: the planner would take the small index of running rows, which the
 # statistics call empty while a drain fills it with dead entries.
@@ -133,30 +158,64 @@ class PostgresStorage(Storage):
         return sorted(found, key=lambda row: row.id)
 
     def claim(
-        self, worker_id: str, queue_name: str, limit: int, lease: timedelta, suspects: bool = False
+        self,
+        worker_id: str,
+        queue_name: str,
+        limit: int,
+        lease: timedelta,
+        suspects: bool = False,
+        places: Sequence[Place] = (),
     ) -> list[Lease]:
-        arguments = {
+        with self.driver() as connection:
+            return self.read_claim(
+                self.send_claim(connection, worker_id, Claim(queue_name, limit, suspects, places), lease)
+            )
+
+    def exchange(
+        self, worker_id: str, claims: Sequence[Claim], lease: timedelta, successes: Callable[[], Sequence[Success]]
+    ) -> tuple[list[list[Lease]], set[int]]:
+        with self.driver() as connection, connection.pipeline():
+            claiming = [self.send_claim(connection, worker_id, claim, lease) for claim in claims]
+            completing = self.send_successes(connection, successes())
+        return [self.read_claim(sent) for sent in claiming], ids_of(completing)
+
+    def complete(self, successes: Sequence[Success]) -> set[int]:
+        with self.driver() as connection:
+            return ids_of(self.send_successes(connection, successes))
+
+    def send_claim(self, connection: Any, worker_id: str, claim: Claim, lease: timedelta) -> tuple[Any, float]:
+        arguments: dict[str, Any] = {
             "worker_id": worker_id,
-            "queue_name": queue_name,
-            "limit": limit,
+            "queue_name": claim.queue_name,
+            "limit": claim.limit,
             "lease": lease,
-            "suspects": suspects,
+            "suspects": claim.suspects,
         }
+        for n, place in enumerate(sorted(claim.places, reverse=True)):
+            arguments |= {f"{name}{n}": value for name, value in place._asdict().items()}
         monotonic = time.monotonic()
-        with self.binding_cursor() as cursor:
-            cursor.execute(CLAIM, arguments, prepare=True, binary=True)
-            leases = [Lease._make((*row, monotonic)) for row in cursor.fetchall()]
+        return self.sent(connection, claim_sql(len(claim.places)), arguments, binary=True), monotonic
+
+    def read_claim(self, claim: tuple[Any, float]) -> list[Lease]:
+        cursor, monotonic = claim
+        leases = [Lease._make((*row, monotonic)) for row in cursor.fetchall()]
         leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
         return leases
 
-    def complete(self, successes: Sequence[Success]) -> set[int]:
-        done: set[int] = set()
-        for worker_id in {s.lease.worker_id for s in successes}:
+    def send_successes(self, connection: Any, successes: Sequence[Success]) -> list[Any]:
+        sent = []
+        for worker_id in sorted({s.lease.worker_id for s in successes}):
             mine = sorted((s for s in successes if s.lease.worker_id == worker_id), key=by_id)
-            with self.binding_cursor() as cursor:
-                cursor.execute(COMPLETE, [*complete_columns(mine), worker_id], prepare=True)
-                done.update(row[0] for row in cursor.fetchall())
-        return done
+            sent.append(self.sent(connection, COMPLETE, [*complete_columns(mine), worker_id]))
+        return sent
+
+    def sent(self, connection: Any, sql: str, arguments: Any, binary: bool = False) -> Any:
+        """Execute a prepared statement on a cursor of its own; in a pipeline nobody waits for its result yet."""
+        from psycopg import Cursor
+
+        cursor = Cursor(connection)
+        cursor.execute(sql, arguments, prepare=True, binary=binary)
+        return cursor
 
     def settle(self, settlements: Sequence[Settlement], by_holder: bool = True) -> set[int]:
         if not settlements:
@@ -185,14 +244,19 @@ class PostgresStorage(Storage):
             return cursor.rowcount  # type: ignore[no-any-return]
 
     @contextmanager
-    def binding_cursor(self) -> Iterator[Any]:
-        """Return a cursor that binds arguments on the server: a batch of 500 is not pasted into the SQL."""
-        from psycopg import Cursor
-
+    def driver(self) -> Iterator[Any]:
+        """Return the driver's connection, whose cursors bind on the server: a batch is not pasted into the SQL."""
         connection = self.connection
         connection.ensure_connection()
-        connection.connection.prepare_threshold = 5
-        with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
+        with connection.wrap_database_errors:
+            connection.connection.prepare_threshold = 5
+            yield connection.connection
+
+    @contextmanager
+    def binding_cursor(self) -> Iterator[Any]:
+        from psycopg import Cursor
+
+        with self.driver() as connection, Cursor(connection) as cursor:
             yield cursor
 
     def notify(self, queue_name: str) -> None:
@@ -211,14 +275,18 @@ class Listener(Watch):
         with storage.connection.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> set[str]:
         connection = self.storage.connection
         with connection.wrap_database_errors:
-            # A batch of notifications is one wake-up: stop at the first.
-            return any(True for _ in connection.connection.notifies(timeout=seconds, stop_after=1))
+            # What has come with the first one is read too, but not waited for.
+            return {notify.payload for notify in connection.connection.notifies(timeout=seconds, stop_after=1)}
 
     def close(self) -> None:
         self.storage.connection.close()
+
+
+def ids_of(cursors: Iterable[Any]) -> set[int]:
+    return {row[0] for cursor in cursors for row in cursor.fetchall()}
 
 
 def complete_columns(successes: Sequence[Success]) -> list[Any]:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from ..leases import CLAIMED, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import Storage, Watch, by_id
+from .base import ANY_QUEUE, Place, Storage, Watch, by_id
 
 DATES = frozenset({"enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"})
 BOOLEANS = frozenset({"suspect", "cancel_requested"})
@@ -64,7 +64,13 @@ class SQLiteStorage(Storage):
         return timezone.now()
 
     def claim(
-        self, worker_id: str, queue_name: str, limit: int, lease: timedelta, suspects: bool = False
+        self,
+        worker_id: str,
+        queue_name: str,
+        limit: int,
+        lease: timedelta,
+        suspects: bool = False,
+        places: Sequence[Place] = (),
     ) -> list[Lease]:
         monotonic, moment = time.monotonic(), self.now()
         arguments = {
@@ -124,14 +130,14 @@ class DataVersion(Watch):
     def version(self) -> int:
         return self.storage.execute("PRAGMA data_version", {}).fetchone()[0]  # type: ignore[no-any-return]
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> set[str]:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(self.interval_seconds, left))
             if (version := self.version()) != self.seen:
                 self.seen = version
-                return True
-        return False
+                return {ANY_QUEUE}
+        return set()
 
     def close(self) -> None:
         self.storage.connection.close()

@@ -1,24 +1,25 @@
 """The engine of a process: one thread and one connection that claim for all executors and write all their outcomes."""
 
 import logging
-import random
 import threading
 import time
+from collections.abc import Collection
 
 from django.db import Error as DatabaseFailure
 from django.db import connections
+from django.db.utils import InterfaceError, OperationalError
 
 from ..leases import Lease
 from ..outcomes import Released
-from ..storage import Storage
+from ..storage import ANY_QUEUE, Claim, Storage
 from ..tally import Tally
 from ..verdicts import settlement
 from ..wake import WINDOW_SECONDS
 from .announcer import Announcer
+from .claimer import Claimer
 from .connections import pause_after
 from .executors import Desk, Loop, Threads
 from .plan import BATCH, Plan
-from .rota import Rota
 from .runner import AsyncRunner, is_async
 from .settler import Settler
 from .slots import Slots
@@ -27,10 +28,8 @@ log = logging.getLogger("jobs")
 
 BUSY_SECONDS = 0.05  # how long an outcome may wait for company
 LOOK_SECONDS = 0.005  # how often a worker that was just woken looks
-RESCAN_SECONDS = 0.25  # how often a busy worker asks which queues have work
-STALE_SECONDS = 1.0  # how long the buffer may stand still before it is given back
+STALE_SECONDS = 1.0  # how long a lease may wait for a thread before it is given back
 STILL_SECONDS = 0.002  # how long it may stand still before the whole crew is called
-IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
 
 
 class Engine:
@@ -50,7 +49,7 @@ class Engine:
         self.held: dict[tuple[int, int], Lease] = {}
         self.settler = Settler(store, self.desk, self.held, announcer, tally)
         self.pace = self.settler.pace
-        self.rota = Rota(frozenset(plan.queues), plan.solo)
+        self.claimer = Claimer(plan, store)
         self.taken = 0  # leases claimed so far, also those given back
         self.failures = 0
         self.leak_suspected = False
@@ -60,9 +59,6 @@ class Engine:
         self.retired = False  # a job ignores its timeout: nothing new starts here
         self.drain_by = float("inf")
         self.look_until = 0.0
-        self.scanned_at = 0.0
-        self.idle_seconds = plan.poll_seconds
-        self.poll_at = 0.0
         self.idle_since = time.monotonic()
 
     # What other threads say
@@ -70,10 +66,10 @@ class Engine:
     def ring(self) -> None:
         self.bell.set()
 
-    def woken(self) -> None:
+    def woken(self, queues: Collection[str] = (ANY_QUEUE,)) -> None:
         """There may be new work: look now, and keep looking for as long as a notification may have been swallowed."""
         self.look_until = time.monotonic() + 2 * WINDOW_SECONDS
-        self.poll_at = 0.0
+        self.claimer.call(queues, self.look_until)
         self.bell.set()
 
     def drain(self, grace_seconds: float) -> None:
@@ -105,24 +101,49 @@ class Engine:
             self.give_back(self.threads.take_unstarted() + self.loop.take_unstarted())
             self.settler.settle_all()
             return BUSY_SECONDS
-        # Both in turn, a batch at a time: executors have work while outcomes are written, and room while they work.
-        self.settler.settle_batch()
-        if not self.release_stale():
-            self.claim()
+        if not self.pace.ahead(self.plan.threads):
+            # Slow jobs: a thread is free for another only when its outcome is written.
+            self.exchange([])
+        claims = [] if self.release_stale() else self.claimer.claims(self.room(), time.monotonic())
+        self.exchange(claims)
+        if not self.settler.waiting:
+            self.settler.count()
         return self.delay()
+
+    def exchange(self, claims: list[Claim]) -> None:
+        """Claim, and write what is finished, in one go: executors have work while their outcomes are written."""
+        if not claims and not self.settler.waiting:
+            return
+        began = time.monotonic()
+        try:
+            found, accepted = self.store.exchange(self.plan.worker_id, claims, self.plan.lease, self.settler.successes)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:
+            log.exception("batch of outcomes refused")
+            self.settler.finish_one_by_one()
+            return
+        ended = time.monotonic()
+        if claims:
+            self.claimer.note(claims, found, began, ended)
+            self.pace.observe_claim(ended - began)
+        self.begin([lease for leases in found for lease in leases])
+        self.settler.finish(accepted)
 
     def delay(self) -> float:
         now = time.monotonic()
-        if self.threads.buffer and now - self.desk.last_start > STILL_SECONDS:
+        if self.threads.buffer and self.stands_still(STILL_SECONDS, now):
             self.threads.call(self.plan.threads)
-        if now < self.look_until:
-            return LOOK_SECONDS
         if self.held:
             self.idle_since = now
-            return LOOK_SECONDS if self.threads.buffer else BUSY_SECONDS
-        if self.has_served():
+        elif self.has_served():
             self.draining = True
-        return max(0.0, self.poll_at - now)
+        if now < self.look_until:
+            return LOOK_SECONDS
+        next_look = max(0.0, self.claimer.next_look_at() - now) if self.room() > 0 else BUSY_SECONDS
+        if self.held:
+            return min(next_look, LOOK_SECONDS if self.threads.buffer else BUSY_SECONDS)
+        return next_look
 
     def has_served(self) -> bool:
         """Say whether this process, with nothing in hand, has done what it was started for."""
@@ -146,55 +167,20 @@ class Engine:
         """How many leases were claimed, net of those given back: what counts against `max_jobs`."""
         return self.taken - self.settler.released
 
-    def claim(self) -> None:
-        now = time.monotonic()
-        room = self.room()
-        if room <= 0:
-            return
-        if self.rescan_is_due(now):
-            self.rota.update(self.store.ready_queues())
-            self.scanned_at = now
-        got = 0
-        for _ in range(len(self.rota.turns)):
-            name = self.rota.next()
-            share = max(1, min(room, max(room // len(self.rota.turns), 50)))
-            leases = self.store.claim(self.plan.worker_id, name, share, self.plan.lease, self.plan.solo)
-            self.begin(leases)
-            got += len(leases)
-            room -= len(leases)
-            if len(leases) < share:
-                self.rota.drop(name)
-            if room <= 0:
-                break
-        self.poll_next(now, got)
-
-    def rescan_is_due(self, now: float) -> bool:
-        if self.rota.turns:
-            return now - self.scanned_at >= RESCAN_SECONDS
-        return now >= self.poll_at or now < self.look_until
-
-    def poll_next(self, now: float, got: int) -> None:
-        """Poll at once while there is work, else ever less often, each worker at its own moments."""
-        if got or self.rota.turns:
-            self.idle_seconds = self.plan.poll_seconds
-            self.poll_at = now
-        elif now >= self.poll_at:
-            self.idle_seconds = min(self.idle_seconds * 1.5, self.plan.poll_seconds * IDLE_FACTOR)
-            self.poll_at = now + self.idle_seconds * random.uniform(0.75, 1.25)
-
     def room(self) -> int:
-        """Return how many more jobs this process may hold.
+        """Return how many more jobs this process may hold; nothing as long as it is little, where jobs are short.
 
-        A thread is free only when its outcome is written. What is claimed ahead is counted by what still waits to
-        run, and fetched when half of it is left.
+        A thread is free only when its outcome is written. What is claimed ahead is counted by what still waits to run
+        when the claim is answered, so that threads and database never wait for each other.
         """
-        ahead = self.pace.ahead(self.plan.threads)
-        held = len(self.held)
-        limit = 1 if self.plan.solo else self.plan.threads + ahead + self.async_share()
+        threads, held = self.plan.threads, len(self.held)
+        ahead = self.pace.ahead(threads)
+        limit = 1 if self.plan.solo else threads + ahead + self.async_share()
         room = limit - held
         if ahead and not self.plan.solo:
-            room = min(room + self.settler.waiting, limit + BATCH - held)
-            if len(self.threads.buffer) > ahead // 2:
+            begun = self.settler.waiting + min(len(self.threads.buffer), self.pace.soon(threads))
+            room = min(room + begun, limit + 2 * BATCH - held)
+            if room < ahead // 2:
                 return 0
         if self.plan.max_jobs is not None:
             room = min(room, self.plan.max_jobs - self.claimed)
@@ -222,12 +208,14 @@ class Engine:
     def give_back(self, leases: list[Lease]) -> None:
         self.settler.release(leases, time.monotonic())
 
+    def stands_still(self, seconds: float, now: float) -> bool:
+        """Say whether no thread has begun a job for so long, although there was one to begin."""
+        return now - max(self.desk.last_start, self.claimed_at) > seconds
+
     def release_stale(self) -> bool:
-        """Give back what stands behind slow jobs: another worker may be free."""
-        waiting = len(self.threads.buffer)
-        still = time.monotonic() - max(self.desk.last_start, self.claimed_at) > STALE_SECONDS
-        excess = waiting > 2 * self.pace.ahead(self.plan.threads) + self.plan.threads
-        if not waiting or not (still or excess):
+        """Give back what has waited too long behind slow jobs: another worker may be free."""
+        oldest = self.threads.oldest()
+        if oldest is None or time.monotonic() - oldest.claimed_monotonic < STALE_SECONDS:
             return False
         # What is given back because of slow jobs must not be claimed again by the next breath.
         self.pace.stall()

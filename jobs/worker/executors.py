@@ -12,7 +12,7 @@ from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Released
 from ..runs import Run
 from ..states import Reason
-from .connections import discard_all, distrust, tidy
+from .connections import discard_all, distrust, opened, tidy
 from .runner import AsyncRunner, Finished
 from .slots import Slots
 
@@ -97,6 +97,13 @@ class Threads:
             return
         self.calls[row].acquire()
 
+    def oldest(self) -> Lease | None:
+        """Return the lease that has waited longest, if one waits."""
+        try:
+            return self.buffer[0]
+        except IndexError:
+            return None
+
     def take_unstarted(self) -> list[Lease]:
         """Empty the buffer and return what was in it."""
         return emptied(self.buffer)
@@ -114,13 +121,15 @@ class Threads:
             self.desk.hand_in(finished, dry=not self.buffer)
 
     def run(self, lease: Lease, mark: "Mark") -> Finished:
-        distrust()
+        if opened.connections:
+            distrust()
         try:
             finished = self.desk.runner.run(lease, mark)
         except BaseException as error:
             finished = self.desk.broken(lease, error)
         mark.clear()
-        tidy()
+        if opened.connections:
+            tidy()
         return finished
 
 

@@ -3,6 +3,7 @@
 Started as `python -m jobs.worker.process FDS`, never by hand.
 """
 
+import gc
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ log = logging.getLogger("jobs")
 
 REPORT_SECONDS = 0.5
 ANNOUNCE_SECONDS = 5.0
+YOUNG_OBJECTS = 10_000  # made since the last look for garbage; Python's own is 700
 
 
 class Reporter:
@@ -115,6 +117,17 @@ def be_deaf() -> None:
         signal.signal(number, lambda *_: None)
 
 
+def spare_the_collector() -> None:
+    """Keep what every process has loaded out of garbage collection, and collect less often.
+
+    A batch of leases is thousands of objects that live for milliseconds and make no cycles; looking through all of
+    them, and through Django, took a tenth of a worker's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+
 def main(argv: list[str]) -> int:
     be_deaf()
     orders_fd, report_fd, slots_fd = (int(number) for number in argv[1:4])
@@ -134,7 +147,9 @@ def main(argv: list[str]) -> int:
     from .connections import keep_connections
 
     keep_connections()
-    return Process(plan, Slots(slots_fd, plan.slots), orders, report_fd).run()
+    process = Process(plan, Slots(slots_fd, plan.slots), orders, report_fd)
+    spare_the_collector()
+    return process.run()
 
 
 if __name__ == "__main__":

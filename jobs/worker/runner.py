@@ -140,16 +140,15 @@ class Runner:
     def called(self, run: Run, call: Call) -> Any:
         # Here, because a receiver may be interrupted as the task may: by a timeout, say.
         announce_start(run.lease)
-        function: Callable[[], Any] = partial(call.callee.function, *self.arguments(run, call), **call.kwargs)
+        arguments = self.arguments(run, call) if call.callee.takes_context else call.args
+        if not (run.lease.idempotency_key or call.callee.transactional):
+            return call.callee.function(*arguments, **call.kwargs)
+        function: Callable[[], Any] = partial(call.callee.function, *arguments, **call.kwargs)
         if run.lease.idempotency_key:
             function = partial(self.guard(run, call).run, function)
-        if call.callee.transactional:
-            return self.committed(run, call, function)
-        return function()
+        return self.committed(run, call, function) if call.callee.transactional else function()
 
     def arguments(self, run: Run, call: Call) -> list[Any]:
-        if not call.callee.takes_context:
-            return call.args
         return [JobContext(result_of_lease(run.lease, State.RUNNING), run), *call.args]
 
     def guard(self, run: Run, call: Call) -> Guard:
@@ -266,7 +265,8 @@ class AsyncRunner(Runner):
         if is_heard(task_started, logging.INFO):
             # Not in the loop's own thread: receivers may use the database, or be coroutines themselves.
             await sync_to_async(announce_start)(run.lease)
-        function = partial(call.callee.function, *self.arguments(run, call), **call.kwargs)
+        arguments = self.arguments(run, call) if call.callee.takes_context else call.args
+        function = partial(call.callee.function, *arguments, **call.kwargs)
         if run.lease.idempotency_key:
             return await self.guard(run, call).arun(function)
         return await function()

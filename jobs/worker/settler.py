@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from django.db.utils import InterfaceError, OperationalError
 
@@ -33,6 +34,8 @@ class Settler:
         self.store, self.desk, self.held, self.announcer, self.tally = store, desk, held, announcer, tally
         self.pace = Pace()
         self.unwritten: list[Finished] = []
+        self.batch: list[Finished] = []  # the part of them that is being written
+        self.uncounted: list[Written] = []
         self.released = 0  # leases given back that never started
 
     @property
@@ -40,19 +43,45 @@ class Settler:
         """How many outcomes are not written yet."""
         return len(self.unwritten) + len(self.desk.finished)
 
-    def settle_all(self) -> None:
-        while self.waiting:
-            self.settle_batch()
+    def successes(self) -> list[Success]:
+        """Begin a batch of the oldest outcomes and return its successes; `finish` ends it.
 
-    def settle_batch(self) -> None:
-        """Write the oldest outcomes. Until the database has answered, none of them is forgotten."""
+        Until then none is forgotten: the next call begins with the same ones. What the batch before it means to others
+        is worked out here, while the database is busy.
+        """
+        self.count()
         finished = self.desk.finished
         while finished and len(self.unwritten) < BATCH:
             self.unwritten.append(finished.popleft())
-        if self.unwritten:
-            batch = self.next_batch()
-            self.write(batch)
-            del self.unwritten[: len(batch)]
+        self.batch = self.next_batch()
+        return [success_of(f) for f in self.batch if is_success(f)]
+
+    def finish(self, accepted: set[int]) -> None:
+        """Write the rest of the batch, where `accepted` names the successes that are in the database."""
+        others = {f.lease.id: row_for(f) for f in self.batch if type(f.outcome) is not Succeeded}
+        if others:
+            accepted |= self.write_others(others)
+        self.close(others, accepted | {f.lease.id for f in self.batch if f.settled})
+        del self.unwritten[: len(self.batch)]
+        self.batch = []
+
+    def finish_one_by_one(self) -> None:
+        """Write the batch after the database refused to store some success in it."""
+        self.finish({f.lease.id for f in self.batch if is_success(f) and self.settle_alone(row_for(f))})
+
+    def settle_all(self) -> None:
+        """Write all outcomes there are, without claiming anything."""
+        while self.waiting:
+            try:
+                accepted = self.store.complete(self.successes())
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception:
+                log.exception("batch of outcomes refused")
+                self.finish_one_by_one()
+            else:
+                self.finish(accepted)
+        self.count()
 
     def release(self, leases: Sequence[Lease], now: float) -> None:
         """Give back what has not started, with nothing charged."""
@@ -71,23 +100,6 @@ class Settler:
                 return batch[:place]
             seen.add(finished.lease.id)
         raise AssertionError("unreachable")
-
-    def write(self, batch: Sequence[Finished]) -> None:
-        successes = [f for f in batch if type(f.outcome) is Succeeded and not f.settled]
-        others = {f.lease.id: row_for(f) for f in batch if type(f.outcome) is not Succeeded}
-        accepted = {f.lease.id for f in batch if f.settled}
-        accepted |= self.write_successes(successes)
-        accepted |= self.write_others(others)
-        self.close(batch, others, accepted)
-
-    def write_successes(self, batch: Sequence[Finished]) -> set[int]:
-        try:
-            return self.store.complete([success_of(finished) for finished in batch])
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:
-            log.exception("batch of outcomes refused")
-            return {finished.lease.id for finished in batch if self.settle_alone(row_for(finished))}
 
     def write_others(self, rows: dict[int, Settlement]) -> set[int]:
         try:
@@ -109,16 +121,19 @@ class Settler:
             refused = Failed(report, reason=Reason.PERMANENT_ERROR)
             return bool(self.store.settle([settlement(row.lease, refused, row.started_at, row.lease.claimed_at)]))
 
-    def close(self, batch: Sequence[Finished], others: dict[int, Settlement], accepted: set[int]) -> None:
-        written, lost = list(batch), []
-        if len(accepted) < len(batch):
-            lost = [f.lease for f in batch if f.lease.id not in accepted and not self.was_written(f, others, accepted)]
-            written = [finished for finished in batch if finished.lease.id in accepted]
-        for finished in batch:
+    def close(self, others: dict[int, Settlement], accepted: set[int]) -> None:
+        written, lost = self.batch, []
+        if len(accepted) < len(written):
+            lost = [
+                f.lease for f in self.batch if f.lease.id not in accepted and not self.was_written(f, others, accepted)
+            ]
+            written = [finished for finished in self.batch if finished.lease.id in accepted]
+        for finished in self.batch:
             self.held.pop(finished.lease.key, None)
-        self.desk.lost.difference_update([finished.lease.key for finished in batch] if self.desk.lost else ())
-        self.tell(written, others, lost)
-        self.count(written, others, lost)
+            if self.desk.lost:
+                self.desk.lost.discard(finished.lease.key)
+        self.released += sum(1 for f in written if type(f.outcome) is Released and f.started is None)
+        self.uncounted.append(Written(written, others, lost))
 
     def was_written(self, finished: Finished, others: dict[int, Settlement], accepted: set[int]) -> bool:
         """Say whether an earlier try went through and only its reply was lost; it is told once it is accepted."""
@@ -131,26 +146,48 @@ class Settler:
             accepted.add(lease.id)
         return True
 
-    def tell(self, written: Sequence[Finished], others: dict[int, Settlement], lost: Sequence[Lease]) -> None:
-        if others or lost or self.announcer.hears_successes():
-            self.announcer.put([(others.get(f.lease.id) or row_for(f), f.outcome) for f in written], lost)
+    def count(self) -> None:
+        """Tell listeners, metrics and the pace what has been written since the last call."""
+        while self.uncounted:
+            batch = self.uncounted.pop(0)
+            if batch.others or batch.lost or self.announcer.hears_successes():
+                told = [(batch.others.get(f.lease.id) or row_for(f), f.outcome) for f in batch.written]
+                self.announcer.put(told, batch.lost)
+            runs = batch.runs()
+            self.pace.observe(sum(run for _, run, _ in runs), len(runs))
+            self.tally.add(batch.events(), runs)
 
-    def count(self, written: Sequence[Finished], others: dict[int, Settlement], lost: Sequence[Lease]) -> None:
+
+class Written(NamedTuple):
+    """A batch that is in the database; `others` are the rows of those that are no successes."""
+
+    written: Sequence[Finished]
+    others: dict[int, Settlement]
+    lost: Sequence[Lease]
+
+    def events(self) -> Counter[tuple[str, str, str]]:
         events: Counter[tuple[str, str, str]] = Counter()
-        ran: list[Observation] = []
-        for finished in written:
-            lease, started = finished.lease, finished.started
-            for event in events_of(finished.outcome, others.get(lease.id)):
+        for finished in self.written:
+            lease = finished.lease
+            for event in events_of(finished.outcome, self.others.get(lease.id)):
                 events[event, lease.task_path, lease.queue_name] += 1
-            if started is not None:
-                wait = (lease.claimed_at - lease.ready_at).total_seconds() + started - lease.claimed_monotonic
-                ran.append((lease.task_path, finished.finished - started, wait))
-            elif isinstance(finished.outcome, Released):
-                self.released += 1
-        for lease in lost:
+        for lease in self.lost:
             events["lease_lost", lease.task_path, lease.queue_name] += 1
-        self.pace.observe(sum(run for _, run, _ in ran), len(ran))
-        self.tally.add(events, ran)
+        return events
+
+    def runs(self) -> list[Observation]:
+        return [
+            (f.lease.task_path, f.finished - f.started, waited(f.lease, f.started)) for f in self.written if f.started
+        ]
+
+
+def waited(lease: Lease, started: float) -> float:
+    """Return how long a job had been ready when its run started. Units: seconds."""
+    return (lease.claimed_at - lease.ready_at).total_seconds() + started - lease.claimed_monotonic
+
+
+def is_success(finished: Finished) -> bool:
+    return type(finished.outcome) is Succeeded and not finished.settled
 
 
 def success_of(finished: Finished) -> Success:

@@ -46,7 +46,7 @@ class Wakeup:
         self.engine.woken()
         try:
             while not self.stopping.is_set():
-                if watch.wait(LOOK_SECONDS):
-                    self.engine.woken()
+                if queues := watch.wait(LOOK_SECONDS):
+                    self.engine.woken(queues)
         finally:
             watch.close()

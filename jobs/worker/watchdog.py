@@ -20,7 +20,7 @@ MARGIN = 1 / 6
 class Watchdog:
     def __init__(self, engine: Engine, heartbeat: Heartbeat) -> None:
         self.engine, self.heartbeat = engine, heartbeat
-        self.lease_seconds = engine.plan.lease_seconds
+        self.sure_seconds = engine.plan.lease_seconds * (1 - MARGIN)
         # A task that has ignored its timeout for this long makes its process take nothing new.
         self.patience_seconds = min(1.0, engine.plan.timeout_grace_seconds / 2)
         self.stopping = threading.Event()
@@ -60,8 +60,10 @@ class Watchdog:
         if lease.claimed_monotonic <= self.heartbeat.renewed_at:
             # It was renewed while it waited to start.
             kept_since = max(kept_since, self.heartbeat.renewed_at)
-        return kept_since + self.lease_seconds * (1 - MARGIN)
+        return kept_since + self.sure_seconds
 
     def is_kept(self, lease: Lease, now: float) -> bool:
         """Say whether a lease that waits to start is surely ours: after a pause or an outage it may not be."""
+        if now < lease.claimed_monotonic + self.sure_seconds:
+            return True
         return now < self.kept_until(lease, lease.claimed_monotonic)

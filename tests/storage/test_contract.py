@@ -5,7 +5,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import DataError, connection
 from django.db.models import F
 
 from jobs.leases import Lease
@@ -23,7 +23,7 @@ from jobs.outcomes import (
     Success,
 )
 from jobs.states import Reason, RecordState, State
-from jobs.storage import NewJob, Storage, storage
+from jobs.storage import Claim, NewJob, Place, Storage, storage
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
 
@@ -559,6 +559,106 @@ def test_no_outcome_resets_the_token(store, outcome):
     settle(store, lease._replace(token=41), outcome)
 
     assert Job.objects.get().lease_token == 41
+
+
+# Claim behind places: where the search begins must not change what is found
+
+
+def place_of(lease: Lease) -> Place:
+    return Place(lease.priority, lease.ready_at, lease.id)
+
+
+def test_claim_behind_a_place_finds_what_stands_there_best_first(store):
+    for priority in (0, 5, 0, 5, 0, -3):
+        add(store, priority=priority)
+    first = claim(store, limit=1)[0]
+
+    rest = claim(store, places=[place_of(first)])
+
+    assert [(lease.priority, lease.id - first.id) for lease in rest] == [(5, 2), (0, -1), (0, 1), (0, 3), (-3, 4)]
+
+
+def test_claim_behind_a_place_finds_a_higher_priority_that_came_later(store):
+    ids = [add(store) for _ in range(3)]
+    first = claim(store, limit=1)[0]
+    urgent = add(store, priority=9)
+
+    rest = claim(store, limit=2, places=[place_of(first)])
+
+    assert [lease.id for lease in rest] == [urgent, ids[1]]
+
+
+def test_claim_behind_places_of_several_priorities_respects_the_limit_over_all_of_them(store):
+    for priority in (7, 7, 3, 3, 0, 0, -5):
+        add(store, priority=priority)
+    taken = claim(store, limit=3)
+    places = [place_of(taken[1]), place_of(taken[2])]
+
+    rest = claim(store, limit=3, places=places)
+
+    assert [lease.priority for lease in rest] == [3, 0, 0]
+
+
+def test_claim_behind_a_place_leaves_other_queues_and_suspects_alone(store):
+    first = claimed(store)
+    add(store, queue_name="other")
+    Job.objects.filter(pk=add(store)).update(suspect=True)
+
+    assert claim(store, places=[place_of(first)]) == []
+
+
+def test_claim_behind_a_place_takes_none_of_a_paused_queue(store):
+    first = claimed(store)
+    add(store)
+    Queue.objects.create(name="default", paused=True)
+
+    assert claim(store, places=[place_of(first)]) == []
+
+
+# Exchange: claims and successes in one commit
+
+
+def test_exchange_claims_and_completes(store):
+    done = claimed(store)
+    add(store)
+    add(store, queue_name="email")
+
+    found, accepted = store.exchange(
+        "w1", [Claim("default", 5), Claim("email", 5), Claim("empty", 5)], LEASE, lambda: [success(done, "7")]
+    )
+
+    assert [[lease.queue_name for lease in leases] for leases in found] == [["default"], ["email"], []]
+    assert accepted == {done.id}
+    assert Job.objects.get(pk=done.id).return_value == 7
+    assert {lease.token for leases in found for lease in leases} == {1}
+
+
+def test_exchange_is_fenced_and_claims_all_the_same(store):
+    lost = claimed(store)
+    settle(store, lost, Released(seconds=60), by_holder=False)
+    add(store)
+
+    found, accepted = store.exchange("w1", [Claim("default", 5)], LEASE, lambda: [success(lost)])
+
+    assert (len(found[0]), accepted) == (1, set())
+    assert state_of(lost.id) == State.SCHEDULED
+
+
+def test_exchange_of_nothing_is_no_error(store):
+    assert store.exchange("w1", [], LEASE, list) == ([], set())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_exchange_that_the_database_refuses_claims_nothing(store, vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite stores any text")
+    done = claimed(store)
+    waiting = add(store)
+
+    with pytest.raises(DataError):
+        store.exchange("w1", [Claim("default", 5)], LEASE, lambda: [success(done, '"\\u0000"')])
+
+    assert (state_of(waiting), state_of(done.id)) == (State.READY, State.RUNNING)
 
 
 # Renew

@@ -56,13 +56,17 @@ def assert_reads_no_whole_table(plan: str) -> None:
     assert not re.search(r"Seq Scan on jobs_job\b|SCAN jobs_job(?! USING (COVERING )?INDEX)", plan), plan
 
 
-def test_a_claim_reads_the_ready_index_in_order_and_sorts_nothing(vendor):
+@pytest.mark.parametrize("places", [0, 1, 3])
+def test_a_claim_reads_the_ready_index_in_order_and_sorts_nothing(vendor, places):
     late_in_a_drain_of(12_000)
 
     if vendor == "postgresql":
         arguments = {"worker_id": "w", "queue_name": "default", "limit": 100, "lease": LEASE, "suspects": False}
-        plan = plan_of(postgresql.CLAIM, arguments)
-        assert "Index Scan using jobs_job_ready" in plan, plan
+        for n in range(places):
+            arguments |= {f"priority{n}": -n, f"ready_at{n}": storage().now(), f"id{n}": 7}
+        plan = plan_of(postgresql.claim_sql(places), arguments)
+        assert plan.count("Index Scan using jobs_job_ready") == 2 * places + 1, plan
+        assert plan.count("ROW(ready_at, id) >") == places, plan
         assert "Sort" not in plan, plan
     else:
         names = ("worker_id", "queue_name", "limit", "suspects", "now", "expires_at")
@@ -70,6 +74,37 @@ def test_a_claim_reads_the_ready_index_in_order_and_sorts_nothing(vendor):
         assert "SEARCH jobs_job USING INDEX jobs_job_ready" in plan, plan
         assert "TEMP B-TREE" not in plan, plan
     assert_reads_no_whole_table(plan)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_claim_behind_a_place_does_not_read_what_an_open_transaction_keeps(vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite keeps no old versions in its indexes")
+    store = storage()
+    store.insert([new_job(number) for number in range(6_000)])
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT count(*) FROM jobs_job")
+        for _ in range(11):
+            last = store.claim("worker", "default", 500, LEASE)[-1]
+
+        place = {"priority0": last.priority, "ready_at0": last.ready_at, "id0": last.id}
+        pages = [pages_read(postgresql.claim_sql(0)), pages_read(postgresql.claim_sql(1), place)]
+    finally:
+        other.close()
+
+    assert pages[1] < 100 < pages[0], pages
+
+
+def pages_read(sql: str, place: dict[str, Any] | None = None) -> int:
+    """Return how many pages a claim of one job reads."""
+    arguments = {"worker_id": "w", "queue_name": "default", "limit": 1, "lease": LEASE, "suspects": False}
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", arguments | (place or {}))
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    return sum(map(int, re.findall(r"shared hit=(\d+)", plan)[:1]))
 
 
 def test_a_settle_goes_by_primary_key_late_in_a_drain(vendor):

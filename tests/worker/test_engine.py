@@ -94,7 +94,7 @@ def test_outcomes_of_a_batch_are_written_together(engine_of, django_assert_max_n
         hand_in(engine, lease)
 
     with django_assert_max_num_queries(3):
-        engine.settler.settle_batch()
+        engine.settler.settle_all()
 
     assert engine.held == {}
     assert [outcome for _, outcome in engine.announcer.settled] == [Succeeded("1")] * 2
@@ -110,7 +110,7 @@ def test_outcome_of_a_lost_lease_is_dropped_and_told(engine_of):
 
     hand_in(engine, lost)
     hand_in(engine, kept)
-    engine.settler.settle_batch()
+    engine.settler.settle_all()
 
     assert Job.objects.get(pk=lost.id).state == State.READY
     assert Job.objects.get(pk=kept.id).state == State.SUCCEEDED
@@ -124,17 +124,17 @@ def test_no_outcome_is_forgotten_when_the_database_goes_away(engine_of, monkeypa
     engine = engine_of()
     engine.tick()
     hand_in(engine, take(engine)[0])
-    complete = engine.store.complete
+    exchange = engine.store.exchange
 
     def gone(*args, **kwargs):
         raise OperationalError("the server closed the connection")
 
-    monkeypatch.setattr(engine.store, "complete", gone)
+    monkeypatch.setattr(engine.store, "exchange", gone)
     with pytest.raises(OperationalError):
         engine.tick()
-    assert len(engine.settler.unwritten) == 1
+    assert engine.settler.waiting == 1
 
-    monkeypatch.setattr(engine.store, "complete", complete)
+    monkeypatch.setattr(engine.store, "exchange", exchange)
     engine.tick()
     assert Job.objects.get().state == State.SUCCEEDED
 
@@ -155,8 +155,8 @@ def test_lost_reply_of_a_settle_is_no_lost_lease(engine_of, monkeypatch):
 
     monkeypatch.setattr(engine.store, "complete", reply_lost)
     with pytest.raises(OperationalError):
-        engine.settler.settle_batch()
-    engine.settler.settle_batch()
+        engine.settler.settle_all()
+    engine.settler.settle_all()
 
     assert calls == [1, 0]
     assert engine.announcer.lost == []
@@ -187,7 +187,7 @@ def test_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(engin
 
     hand_in(engine, bad, Succeeded('"\\u0000"'))
     hand_in(engine, good)
-    engine.settler.settle_batch()
+    engine.settler.settle_all()
 
     assert Job.objects.get(pk=good.id).state == State.SUCCEEDED
     assert Job.objects.get(pk=bad.id).state == State.DEAD
@@ -209,11 +209,12 @@ def test_draining_engine_gives_back_what_never_started_with_nothing_charged(engi
     assert not Attempt.objects.exists()
 
 
-def test_buffer_that_stands_still_too_long_is_released_for_others(engine_of):
+def test_lease_that_waits_too_long_for_a_thread_is_released_for_others(engine_of):
     enqueue(2)
     engine = engine_of()
     engine.tick()
-    engine.claimed_at = engine.desk.last_start = time.monotonic() - 60
+    leases = [lease._replace(claimed_monotonic=time.monotonic() - 60) for lease in take(engine)]
+    engine.threads.put(leases, crew=1)
 
     engine.release_stale()
 
@@ -267,23 +268,11 @@ def test_engine_claims_from_its_queues_only_and_not_from_paused_ones(engine_of):
     assert Job.objects.running().count() == 1
 
 
-def test_idle_engine_polls_ever_less_often_and_at_moments_of_its_own(engine_of, monkeypatch):
-    monkeypatch.setattr("jobs.worker.engine.random.uniform", lambda low, high: 1.0)
-    engine = engine_of(poll_seconds=1.0)
-    waits = []
-
-    for _ in range(6):
-        engine.poll_at = 0.0
-        engine.poll_next(100.0, 0)
-        waits.append(engine.poll_at - 100.0)
-
-    assert waits == [1.5, 2.25, 3.375, 5.0, 5.0, 5.0]
-
-
 def test_a_woken_engine_looks_again_for_as_long_as_a_notification_may_be_swallowed(engine_of):
     engine = engine_of()
     engine.tick()
-    engine.poll_at = time.monotonic() + 60
+    engine.claimer.poll_at = time.monotonic() + 60
+    engine.claimer.scan_took = 0.0
     enqueue(1)
 
     engine.woken()

@@ -1,0 +1,193 @@
+"""What a process claims: from which queues, how much of each, and when it looks again."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from jobs.storage import ANY_QUEUE, ReadyQueue
+from jobs.worker.claimer import RESCAN_SECONDS, Claimer
+from jobs.worker.horizon import COST
+from jobs.worker.plan import Plan
+from tests.leases import a_lease
+
+
+class Looks:
+    """Stands in for the database: names the queues with ready jobs and counts how often it was asked."""
+
+    def __init__(self, *names, pause=lambda: None):
+        self.ready = [ReadyQueue(name, True, False, False, False) for name in names]
+        self.pause = pause
+        self.count = 0
+
+    def ready_queues(self):
+        self.pause()
+        self.count += 1
+        return self.ready
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("jobs.worker.claimer.time", clock)
+    monkeypatch.setattr("jobs.worker.claimer.random", SimpleNamespace(uniform=lambda low, high: 1.0))
+    return clock
+
+
+def claimer_of(store, **plan) -> Claimer:
+    return Claimer(Plan(**{"worker_id": "w1"} | plan), store)
+
+
+def nothing(claimer, claims, now):
+    claimer.note(claims, [[] for _ in claims], now, now)
+
+
+def everything(claimer, claims, now):
+    claimer.note(claims, [[a_lease(id=n) for n in range(claim.limit)] for claim in claims], now, now)
+
+
+def test_one_queue_gets_all_the_room(clock):
+    [claim] = claimer_of(Looks("a")).claims(room=500, now=clock.now)
+
+    assert (claim.queue_name, claim.limit, claim.suspects) == ("a", 500, False)
+
+
+def test_queues_share_the_room_and_take_turns(clock):
+    claimer = claimer_of(Looks(*(f"q{n:02}" for n in range(20))))
+
+    first = claimer.claims(room=500, now=clock.now)
+    everything(claimer, first, clock.now)
+    second = claimer.claims(room=500, now=clock.now)
+
+    assert [claim.limit for claim in first + second] == [50] * 20
+    assert len({claim.queue_name for claim in first + second}) == 20
+
+
+def test_little_room_goes_to_one_queue(clock):
+    claimer = claimer_of(Looks("a", "b"))
+
+    assert [claim.limit for claim in claimer.claims(room=3, now=clock.now)] == [3]
+
+
+def test_without_room_nobody_is_asked(clock):
+    looks = Looks("a")
+
+    assert claimer_of(looks).claims(room=0, now=clock.now) == []
+    assert looks.count == 0
+
+
+def test_a_queue_told_of_is_claimed_from_without_asking_which_queues_there_are(clock):
+    looks = Looks()
+    claimer = claimer_of(looks)
+    claimer.poll_at = clock.now + 60
+
+    claimer.call({"email"}, until=clock.now + 0.04)
+
+    assert [claim.queue_name for claim in claimer.claims(4, clock.now)] == ["email"]
+    assert looks.count == 0
+
+
+def test_a_queue_told_of_is_looked_into_until_the_window_closes(clock):
+    claimer = claimer_of(Looks())
+    claimer.poll_at = clock.now + 60
+    claimer.call({"email"}, until=clock.now + 0.04)
+
+    for after, looked in ((0.0, 1), (0.02, 1), (0.05, 1), (0.06, 0)):
+        claims = claimer.claims(4, clock.now + after)
+        assert len(claims) == looked
+        nothing(claimer, claims, clock.now + after)
+
+
+def test_a_call_that_comes_late_is_still_answered_once(clock):
+    claimer = claimer_of(Looks())
+    claimer.poll_at = clock.now + 60
+    claimer.call({"email"}, until=clock.now - 5)
+
+    assert len(claimer.claims(4, clock.now)) == 1
+
+
+def test_news_of_no_queue_in_particular_asks_the_database(clock):
+    looks = Looks("a")
+    claimer = claimer_of(looks)
+    claimer.poll_at = clock.now + 60
+    claimer.call({ANY_QUEUE}, until=clock.now + 0.04)
+
+    assert [claim.queue_name for claim in claimer.claims(4, clock.now)] == ["a"]
+    assert looks.count == 1
+
+
+def test_a_queue_that_this_worker_does_not_serve_is_not_looked_into(clock):
+    claimer = claimer_of(Looks("a"), queues=["b"])
+    claimer.poll_at = clock.now + 60
+    claimer.call({"a"}, until=clock.now + 0.04)
+
+    assert claimer.claims(4, clock.now) == []
+
+
+def test_a_process_for_suspects_asks_which_queues_have_any(clock):
+    claimer = claimer_of(Looks("a"), solo=True)
+    claimer.poll_at = clock.now + 60
+    claimer.call({"a"}, until=clock.now + 0.04)
+
+    assert claimer.claims(1, clock.now) == []
+    assert claimer.store.count == 1
+
+
+def test_a_busy_worker_asks_now_and_then_which_other_queues_have_work(clock):
+    looks = Looks("a")
+    claimer = claimer_of(looks)
+    everything(claimer, claimer.claims(500, clock.now), clock.now)
+
+    everything(claimer, claimer.claims(500, clock.now + RESCAN_SECONDS - 0.01), clock.now)
+    assert looks.count == 1
+
+    looks.ready.append(ReadyQueue("b", True, False, False, False))
+    claims = claimer.claims(500, clock.now + RESCAN_SECONDS)
+    assert sorted(claim.queue_name for claim in claims) == ["a", "b"]
+
+
+def test_asking_which_queues_have_work_never_takes_more_than_a_tenth_of_the_time(clock):
+    looks = Looks("a", pause=lambda: setattr(clock, "now", clock.now + 2.0))
+    claimer = claimer_of(looks)
+    everything(claimer, claimer.claims(500, clock.now), clock.now)
+
+    clock.now += COST * 2.0 - 0.1
+    everything(claimer, claimer.claims(500, clock.now), clock.now)
+    assert looks.count == 1
+
+    clock.now += 0.2
+    claimer.claims(500, clock.now)
+    assert looks.count == 2
+
+
+def test_a_queue_that_ran_dry_behind_its_places_is_looked_into_once_more(clock):
+    claimer = claimer_of(Looks("a"))
+    everything(claimer, claimer.claims(500, clock.now), clock.now)
+    behind = claimer.claims(500, clock.now + 0.01)
+    assert behind[0].places
+
+    nothing(claimer, behind, clock.now + 0.02)
+
+    assert not claimer.rota.turns
+    [again] = claimer.claims(500, claimer.next_look_at())
+    assert (again.queue_name, again.places) == ("a", ())
+
+
+def test_an_idle_worker_polls_ever_less_often(clock):
+    claimer = claimer_of(Looks(), poll_seconds=1.0)
+    waits = []
+
+    for _ in range(6):
+        claimer.poll_at = 0.0
+        claimer.poll_next(100.0, has_found=False)
+        waits.append(claimer.poll_at - 100.0)
+
+    assert waits == [1.5, 2.25, 3.375, 5.0, 5.0, 5.0]
+
+
+def test_finding_work_makes_polls_frequent_again(clock):
+    claimer = claimer_of(Looks(), poll_seconds=1.0)
+    claimer.idle_seconds = 5.0
+
+    claimer.poll_next(100.0, has_found=True)
+
+    assert (claimer.idle_seconds, claimer.poll_at) == (1.0, 100.0 + RESCAN_SECONDS)
