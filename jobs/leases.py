@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
-# The columns of a claimed row, in the order in which every storage returns them.
-CLAIMED = (
+# The columns of a leased row that only the database knows, and those that whoever claims it knows already: in this
+# order every storage returns them.
+FOUND = (
     "id",
     "lease_token",
-    "leased_by",
     "task_path",
     "backend",
-    "queue_name",
     "priority",
     "args",
     "kwargs",
@@ -22,17 +21,16 @@ CLAIMED = (
     "crashes",
     "max_crashes",
     "timeout",
-    "suspect",
     "idempotency_key",
     "enqueued_at",
     "run_after",
     "ready_at",
     "started_at",
-    "last_attempted_at",
     "held_since",
     "worker_ids",
     "cancel_requested",
 )
+CLAIMED = (*FOUND, "leased_by", "queue_name", "suspect", "last_attempted_at")
 
 
 class Lease(NamedTuple):
@@ -44,10 +42,8 @@ class Lease(NamedTuple):
 
     id: int
     token: int
-    worker_id: str
     task_path: str
     backend: str
-    queue_name: str
     priority: int
     args: str
     kwargs: str
@@ -58,16 +54,18 @@ class Lease(NamedTuple):
     crashes: int
     max_crashes: int
     timeout: timedelta | None
-    suspect: bool
     idempotency_key: str
     enqueued_at: datetime
     run_after: datetime | None
     ready_at: datetime
     started_at: datetime | None
-    last_started_at: datetime | None
     held_since: datetime | None
     worker_ids: str
     cancel_requested: bool
+    worker_id: str
+    queue_name: str
+    suspect: bool
+    last_started_at: datetime | None
     claimed_at: datetime
     claimed_monotonic: float
 

@@ -84,28 +84,28 @@ class Gate:
 set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
-class Interrupter:
-    """Raises an asynchronous exception in one thread.
+class ThreadGate(Gate):
+    """Interrupts the thread that made it by an asynchronous exception.
 
     Source: `PyThreadState_SetAsyncExc`; it is raised at the next bytecode, so not inside a call into C.
     """
 
     __slots__ = ("thread_id",)
 
-    def __init__(self, thread_id: int) -> None:
-        self.thread_id = thread_id
+    def __init__(self, shut: bool = False) -> None:
+        self.thread_id = threading.get_ident()
+        Gate.__init__(self, self.raise_there, self.take_back, shut)
 
-    def deliver(self, kind: type[Interruption]) -> None:
+    def raise_there(self, kind: type[Interruption]) -> None:
         set_exception(ctypes.c_ulong(self.thread_id), ctypes.py_object(kind))
 
-    def retract(self) -> None:
+    def take_back(self) -> None:
         set_exception(ctypes.c_ulong(self.thread_id), None)
 
 
 def thread_gate(shut: bool = False) -> Gate:
     """Return a gate that interrupts the calling thread."""
-    interrupter = Interrupter(threading.get_ident())
-    return Gate(interrupter.deliver, interrupter.retract, shut)
+    return ThreadGate(shut)
 
 
 def not_cancelled() -> None:

@@ -4,9 +4,11 @@ Nothing here knows about HTTP or Prometheus; `metrics.py` turns a `Merged` into 
 """
 
 import threading
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 # Upper bounds in seconds; one more bucket holds what is longer than the last.
@@ -20,9 +22,7 @@ EVENTS = ATTEMPT_OUTCOMES | JOB_ENDS | {"retried", "lease_lost"}
 # Every distinct name costs a time series for ever: names beyond the limit are counted together.
 MAX_NAMES = 200
 OTHER = "other"
-
-# A run: its task, how long it ran, how long its job had been ready before. Units: seconds.
-Observation = tuple[str, float, float]
+NOTHING: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
 class Names:
@@ -47,11 +47,13 @@ class Histogram:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
 
-    def observe(self, seconds: float) -> None:
+    def observe(self, observed: Sequence[float]) -> None:
         # Two clocks may disagree on which came first; a negative wait is a wait of nothing.
-        seconds = max(0.0, seconds)
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds += seconds
+        inorder = sorted(max(0.0, seconds) for seconds in observed)
+        below = [bisect_right(inorder, bound) for bound in BUCKETS]
+        places = pairwise([0, *below, len(inorder)])
+        self.counts = [count + end - start for count, (start, end) in zip(self.counts, places, strict=True)]
+        self.seconds += sum(inorder)
 
     def add(self, counts: list[int], seconds: float) -> None:
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
@@ -81,20 +83,24 @@ class Tally:
 
     def count(self, event: str, task: str, queue: str, times: int = 1) -> None:
         """Count one of `EVENTS`."""
-        self.add({(event, task, queue): times}, ())
+        self.add({(event, task, queue): times})
 
-    def add(self, events: Mapping[tuple[str, str, str], int], runs: Iterable[Observation]) -> None:
-        """Count events by (event, task, queue), and note runs."""
+    def add(
+        self,
+        events: Mapping[tuple[str, str, str], int],
+        runs: Mapping[str, Sequence[float]] = NOTHING,
+        waits: Mapping[str, Sequence[float]] = NOTHING,
+    ) -> None:
+        """Count events by (event, task, queue); note by task how long attempts ran and their jobs had been ready.
+
+        Units: seconds.
+        """
         with self.lock:
             for (event, task, queue), times in events.items():
                 self.events[event, self.names.bounded(task), queue] += times
-            for task, run_seconds, wait_seconds in runs:
-                name = self.names.bounded(task)
-                if (run := self.runs.get(name)) is None:
-                    run = self.runs[name] = Histogram()
-                    self.waits[name] = Histogram()
-                run.observe(run_seconds)
-                self.waits[name].observe(wait_seconds)
+            for histograms, found in ((self.runs, runs), (self.waits, waits)):
+                for task, seconds in found.items():
+                    histograms.setdefault(self.names.bounded(task), Histogram()).observe(seconds)
 
     def take(self) -> dict[str, Any]:
         """Return what happened since the last call, and start again from nothing.

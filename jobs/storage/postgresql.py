@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-from ..leases import CLAIMED, Lease
+from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import Claim, Inserted, NewJob, Place, Renewal, Storage, Watch, by_id
 
 CHANNEL = "jobs_ready"
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
+OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 
 
 def column(name: str) -> str:
@@ -57,7 +59,7 @@ UPDATE jobs_job AS job SET state = 'running', leased_by = %(worker_id)s, lease_t
     lease_expires_at = statement_timestamp() + %(lease)s,
     started_at = COALESCE(job.started_at, statement_timestamp()), last_attempted_at = statement_timestamp()
 FROM next WHERE job.id = next.id
-RETURNING {", ".join(column(name) for name in CLAIMED)}, statement_timestamp()
+RETURNING {", ".join(column(name) for name in FOUND)}, job.last_attempted_at
 """
 
 
@@ -107,7 +109,8 @@ RETURNING job.id
 # last_attempted_at, and a run is that many microseconds after it.
 COMPLETE = """
 UPDATE jobs_job AS job SET state = 'succeeded', attempts = job.attempts + 1, suspect = FALSE,
-    worker_ids = job.worker_ids || to_jsonb(job.leased_by), return_value = v.value::jsonb,
+    worker_ids = CASE WHEN job.worker_ids = '[]' THEN %s::jsonb ELSE job.worker_ids || to_jsonb(job.leased_by) END,
+    return_value = v.value::jsonb,
     leased_by = '', lease_expires_at = NULL, settled_token = job.lease_token,
     started_at = CASE WHEN job.worker_ids = '[]' THEN job.last_attempted_at + v.started * INTERVAL '1 microsecond'
         ELSE job.started_at END,
@@ -166,10 +169,9 @@ class PostgresStorage(Storage):
         suspects: bool = False,
         places: Sequence[Place] = (),
     ) -> list[Lease]:
+        claim = Claim(queue_name, limit, suspects, places)
         with self.driver() as connection:
-            return self.read_claim(
-                self.send_claim(connection, worker_id, Claim(queue_name, limit, suspects, places), lease)
-            )
+            return self.send_claim(connection, worker_id, claim, lease).leases()
 
     def exchange(
         self, worker_id: str, claims: Sequence[Claim], lease: timedelta, successes: Callable[[], Sequence[Success]]
@@ -177,13 +179,13 @@ class PostgresStorage(Storage):
         with self.driver() as connection, connection.pipeline():
             claiming = [self.send_claim(connection, worker_id, claim, lease) for claim in claims]
             completing = self.send_successes(connection, successes())
-        return [self.read_claim(sent) for sent in claiming], ids_of(completing)
+        return [sent.leases() for sent in claiming], ids_of(completing)
 
     def complete(self, successes: Sequence[Success]) -> set[int]:
         with self.driver() as connection:
             return ids_of(self.send_successes(connection, successes))
 
-    def send_claim(self, connection: Any, worker_id: str, claim: Claim, lease: timedelta) -> tuple[Any, float]:
+    def send_claim(self, connection: Any, worker_id: str, claim: Claim, lease: timedelta) -> "SentClaim":
         arguments: dict[str, Any] = {
             "worker_id": worker_id,
             "queue_name": claim.queue_name,
@@ -194,19 +196,14 @@ class PostgresStorage(Storage):
         for n, place in enumerate(sorted(claim.places, reverse=True)):
             arguments |= {f"{name}{n}": value for name, value in place._asdict().items()}
         monotonic = time.monotonic()
-        return self.sent(connection, claim_sql(len(claim.places)), arguments, binary=True), monotonic
-
-    def read_claim(self, claim: tuple[Any, float]) -> list[Lease]:
-        cursor, monotonic = claim
-        leases = [Lease._make((*row, monotonic)) for row in cursor.fetchall()]
-        leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
-        return leases
+        cursor = self.sent(connection, claim_sql(len(claim.places)), arguments, binary=True)
+        return SentClaim(cursor, (worker_id, claim.queue_name, claim.suspects), monotonic)
 
     def send_successes(self, connection: Any, successes: Sequence[Success]) -> list[Any]:
         sent = []
         for worker_id in sorted({s.lease.worker_id for s in successes}):
             mine = sorted((s for s in successes if s.lease.worker_id == worker_id), key=by_id)
-            sent.append(self.sent(connection, COMPLETE, [*complete_columns(mine), worker_id]))
+            sent.append(self.sent(connection, COMPLETE, [f'["{worker_id}"]', *complete_columns(mine), worker_id]))
         return sent
 
     def sent(self, connection: Any, sql: str, arguments: Any, binary: bool = False) -> Any:
@@ -265,6 +262,22 @@ class PostgresStorage(Storage):
 
     def watch(self) -> Watch:
         return Listener(self)
+
+
+class SentClaim(NamedTuple):
+    """A claim under way, and what of its leases need not come back with it: worker, queue and suspicion."""
+
+    cursor: Any
+    known: tuple[str, str, bool]
+    monotonic: float
+
+    def leases(self) -> list[Lease]:
+        known, monotonic = self.known, self.monotonic
+        # The moment of the claim is when the last attempt starts, until the attempt itself knows better.
+        leases = [Lease._make((*row[:-1], *known, row[-1], row[-1], monotonic)) for row in self.cursor.fetchall()]
+        leases.sort(key=OLDEST_FIRST)
+        leases.sort(key=PRIORITY, reverse=True)
+        return leases
 
 
 class Listener(Watch):

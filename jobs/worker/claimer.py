@@ -60,6 +60,7 @@ class Claimer:
         self.rota.update(self.store.ready_queues())
         self.scanned_at = time.monotonic()
         self.scan_took = self.scanned_at - now
+        self.poll_next(self.scanned_at, has_found=False)
 
     def note(self, claims: Sequence[Claim], found: Sequence[Sequence[Lease]], began: float, ended: float) -> None:
         """Learn from what was found: which queues have more, and how far their claims have got."""

@@ -1,7 +1,7 @@
 """Writes the outcomes of a process in batches, and passes on what was written: to listeners, metrics and the pace."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Outcome, Released, Settlement, Succeeded, Success
 from ..states import Reason, State
 from ..storage import Storage
-from ..tally import Observation, Tally
+from ..tally import Tally
 from ..verdicts import settlement
 from .announcer import Announcer
 from .executors import Desk
@@ -153,9 +153,9 @@ class Settler:
             if batch.others or batch.lost or self.announcer.hears_successes():
                 told = [(batch.others.get(f.lease.id) or row_for(f), f.outcome) for f in batch.written]
                 self.announcer.put(told, batch.lost)
-            runs = batch.runs()
-            self.pace.observe(sum(run for _, run, _ in runs), len(runs))
-            self.tally.add(batch.events(), runs)
+            runs, waits = batch.runs_and_waits()
+            self.pace.observe(sum(map(sum, runs.values())), sum(map(len, runs.values())))
+            self.tally.add(batch.events(), runs, waits)
 
 
 class Written(NamedTuple):
@@ -166,24 +166,27 @@ class Written(NamedTuple):
     lost: Sequence[Lease]
 
     def events(self) -> Counter[tuple[str, str, str]]:
+        successes = self.written
         events: Counter[tuple[str, str, str]] = Counter()
-        for finished in self.written:
-            lease = finished.lease
-            for event in events_of(finished.outcome, self.others.get(lease.id)):
-                events[event, lease.task_path, lease.queue_name] += 1
-        for lease in self.lost:
-            events["lease_lost", lease.task_path, lease.queue_name] += 1
+        if self.others:
+            successes = [f for f in successes if f.lease.id not in self.others]
+            for finished in self.written:
+                for event in events_of(finished.outcome, self.others.get(finished.lease.id)):
+                    events[event, finished.lease.task_path, finished.lease.queue_name] += 1
+        events.update(("succeeded", f.lease.task_path, f.lease.queue_name) for f in successes)
+        events.update(("lease_lost", lease.task_path, lease.queue_name) for lease in self.lost)
         return events
 
-    def runs(self) -> list[Observation]:
-        return [
-            (f.lease.task_path, f.finished - f.started, waited(f.lease, f.started)) for f in self.written if f.started
-        ]
-
-
-def waited(lease: Lease, started: float) -> float:
-    """Return how long a job had been ready when its run started. Units: seconds."""
-    return (lease.claimed_at - lease.ready_at).total_seconds() + started - lease.claimed_monotonic
+    def runs_and_waits(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Return by task how long attempts ran, and how long their jobs had been ready before. Units: seconds."""
+        runs: defaultdict[str, list[float]] = defaultdict(list)
+        waits: defaultdict[str, list[float]] = defaultdict(list)
+        for lease, _, started, finished, _ in self.written:
+            if started is not None:
+                runs[lease.task_path].append(finished - started)
+                ready = (lease.claimed_at - lease.ready_at).total_seconds()
+                waits[lease.task_path].append(ready + started - lease.claimed_monotonic)
+        return runs, waits
 
 
 def is_success(finished: Finished) -> bool:
@@ -202,13 +205,10 @@ def row_for(finished: Finished) -> Settlement:
     return settlement(lease, finished.outcome, started_at, lease.database_time(finished.finished))
 
 
-SUCCEEDED = ("succeeded",)
-
-
 def events_of(outcome: Outcome, row: Settlement | None) -> Sequence[str]:
-    """Return what the metrics count an outcome as; a success has no row of its own."""
+    """Return what the metrics count an outcome as that is no success."""
     if row is None:
-        return SUCCEEDED
+        return ()
     events = [type(outcome).__name__.lower()] if not row.death or row.attempt else []
     if row.death:
         return [*events, "dead"]

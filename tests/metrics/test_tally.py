@@ -9,7 +9,7 @@ from jobs.tally import BUCKETS, MAX_NAMES, OTHER, Merged, Tally
 def test_a_delta_survives_the_trip_through_json():
     tally = Tally()
     tally.count("succeeded", "shop.tasks.bill", "default", 3)
-    tally.add({}, [("shop.tasks.bill", 0.2, 7)])
+    tally.add({}, {"shop.tasks.bill": [0.2]}, {"shop.tasks.bill": [7]})
 
     merged = Merged()
     merged.add(json.loads(json.dumps(tally.take())))
@@ -33,7 +33,7 @@ def test_the_sum_outlives_a_child_and_never_goes_back():
     for _child in range(2):
         tally = Tally()
         tally.count("dead", "shop.tasks.bill", "default")
-        tally.add({}, [("shop.tasks.bill", 1, 0)])
+        tally.add({}, {"shop.tasks.bill": [1]}, {"shop.tasks.bill": [0]})
         merged.add(tally.take())
 
     events, runs, _waits = merged.snapshot()
@@ -55,7 +55,7 @@ def test_task_and_queue_names_beyond_the_limit_are_counted_together():
     for number in range(MAX_NAMES + 50):
         tally = Tally()
         tally.count("succeeded", f"task{number}", f"queue{number}")
-        tally.add({}, [(f"task{number}", 1, 0)])
+        tally.add({}, {f"task{number}": [1]}, {f"task{number}": [0]})
         merged.add(tally.take())
 
     events, runs, _waits = merged.snapshot()
@@ -84,7 +84,7 @@ def test_an_event_that_nobody_knows_is_counted_as_other():
 
 def test_a_negative_time_counts_as_none():
     tally = Tally()
-    tally.add({}, [("shop.tasks.bill", 0, -0.3)])
+    tally.add({}, {"shop.tasks.bill": [0]}, {"shop.tasks.bill": [-0.3]})
 
     [[_task, counts, seconds]] = tally.take()["waits"]
 
@@ -93,8 +93,8 @@ def test_a_negative_time_counts_as_none():
 
 def test_a_time_on_a_bound_belongs_to_that_bound_and_the_longest_have_their_own_bucket():
     tally = Tally()
-    tally.add({}, [("shop.tasks.bill", BUCKETS[3], 0)])
-    tally.add({}, [("shop.tasks.bill", BUCKETS[-1] + 1, 0)])
+    tally.add({}, {"shop.tasks.bill": [BUCKETS[3]]}, {"shop.tasks.bill": [0]})
+    tally.add({}, {"shop.tasks.bill": [BUCKETS[-1] + 1]}, {"shop.tasks.bill": [0]})
 
     [[_task, counts, _seconds]] = tally.take()["runs"]
 
@@ -120,7 +120,7 @@ def test_no_count_is_lost_between_threads_that_count_and_one_that_takes():
 
 def test_a_snapshot_does_not_change_afterwards():
     tally, merged = Tally(), Merged()
-    tally.add({}, [("t", 1, 0)])
+    tally.add({}, {"t": [1]}, {"t": [0]})
     delta = tally.take()
     merged.add(delta)
     _events, before, _waits = merged.snapshot()

@@ -20,7 +20,7 @@ def merged():
         tally = Tally()
         for event in events:
             tally.count(event, "shop.tasks.bill", "default")
-        tally.add({}, [("shop.tasks.bill", 0.3, 4000)])
+        tally.add({}, {"shop.tasks.bill": [0.3]}, {"shop.tasks.bill": [4000]})
         total.add(tally.take())
     return total
 

@@ -131,7 +131,7 @@ def test_completing_goes_by_primary_key_late_in_a_drain(vendor):
     assert len(successes) == 100
 
     if vendor == "postgresql":
-        plan = plan_of(postgresql.COMPLETE, [*postgresql.complete_columns(successes), "worker"])
+        plan = plan_of(postgresql.COMPLETE, ["[]", *postgresql.complete_columns(successes), "worker"])
         assert "jobs_job_pkey" in plan, plan
         assert "jobs_job_running" not in plan, plan
     else:
