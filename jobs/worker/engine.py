@@ -18,7 +18,7 @@ from ..wake import WINDOW_SECONDS
 from .announcer import Announcer
 from .claimer import Claimer
 from .connections import pause_after
-from .executors import Desk, Loop, Threads
+from .executors import FLUSH_AT, Desk, Loop, Threads
 from .plan import BATCH, Plan
 from .runner import AsyncRunner, is_async
 from .settler import Settler
@@ -54,7 +54,7 @@ class Engine:
         self.failures = 0
         self.leak_suspected = False
         self.coroutines_seen = False  # in the newest claim
-        self.claimed_at = 0.0
+        self.claimed_at = self.wrote_at = 0.0
         self.draining = False
         self.retired = False  # a job ignores its timeout: nothing new starts here
         self.drain_by = float("inf")
@@ -112,9 +112,10 @@ class Engine:
 
     def exchange(self, claims: list[Claim]) -> None:
         """Claim, and write what is finished, in one go: executors have work while their outcomes are written."""
-        if not claims and not self.settler.waiting:
-            return
         began = time.monotonic()
+        if not claims and not self.is_write_due(began):
+            return
+        self.wrote_at = began
         try:
             found, accepted = self.store.exchange(self.plan.worker_id, claims, self.plan.lease, self.settler.successes)
         except (OperationalError, InterfaceError):
@@ -130,6 +131,13 @@ class Engine:
         self.begin([lease for leases in found for lease in leases])
         self.settler.finish(accepted)
 
+    def is_write_due(self, now: float) -> bool:
+        """Say whether outcomes are worth a commit: enough have come together, or nothing is left to wait for."""
+        waiting = self.settler.waiting
+        if not waiting or waiting >= FLUSH_AT or not self.pace.ahead(self.plan.threads):
+            return waiting > 0
+        return not self.threads.buffer or now - self.wrote_at >= BUSY_SECONDS
+
     def delay(self) -> float:
         now = time.monotonic()
         if self.threads.buffer and self.stands_still(STILL_SECONDS, now):
@@ -142,7 +150,8 @@ class Engine:
             return LOOK_SECONDS
         next_look = max(0.0, self.claimer.next_look_at() - now) if self.room() > 0 else BUSY_SECONDS
         if self.held:
-            return min(next_look, LOOK_SECONDS if self.threads.buffer else BUSY_SECONDS)
+            alone = self.threads.buffer and self.pace.crew(self.plan.threads) < self.plan.threads
+            return min(next_look, LOOK_SECONDS if alone else BUSY_SECONDS)
         return next_look
 
     def has_served(self) -> bool:
