@@ -1,11 +1,12 @@
 """Django's Tasks API on top of the queue: enqueue, results, and Django's four-value status."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from inspect import iscoroutinefunction
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
@@ -18,11 +19,15 @@ from .compat import (
     TaskResult,
     TaskResultDoesNotExist,
     TaskResultStatus,
+    is_heard,
     task_enqueued,
 )
 from .conf import Options
 from .decorator import JobTask
 from .states import State
+
+if TYPE_CHECKING:
+    from .storage import Inserted
 
 STATUS = {
     State.SCHEDULED: TaskResultStatus.READY,
@@ -88,27 +93,21 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         self.validate_task(task)
-        return self.added(task, [(tuple(args), kwargs)])[0]
+        job = enqueue.new_job(task, tuple(args), kwargs, self.jobs_options)
+        result = result_of_row(task, enqueue.add(job), job.args, job.kwargs)
+        self.announce([result])
+        return result
 
-    def enqueue_many(self, task: Any, payloads: Iterable[Mapping[str, Any]]) -> list[Any]:
+    def enqueue_many(self, task: Any, payloads: Iterable[Mapping[str, Any]]) -> "Results":
         self.validate_task(task)
-        return self.added(task, [((), kwargs) for kwargs in payloads])
-
-    def added(self, task: Any, calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> list[Any]:
-        jobs = [enqueue.new_job(task, args, kwargs, self.jobs_options) for args, kwargs in calls]
-        results = []
-        for row, job in zip(enqueue.add(jobs) if jobs else [], jobs, strict=True):
-            result = result_of(
-                task,
-                id=row.id,
-                state=row.state,
-                enqueued_at=row.enqueued_at,
-                args=json.loads(job.args),
-                kwargs=json.loads(job.kwargs),
-            )
-            task_enqueued.send_robust(type(self), task_result=result)
-            results.append(result)
+        results = Results(task, *enqueue.add_many(task, payloads, self.jobs_options))
+        self.announce(results)
         return results
+
+    def announce(self, results: Iterable[Any]) -> None:
+        if is_heard(task_enqueued, logging.DEBUG):
+            for result in results:
+                task_enqueued.send_robust(type(self), task_result=result)
 
     def get_result(self, result_id: str) -> Any:
         """Return the result of a job, from one SELECT. Its task need not exist any more."""
@@ -119,6 +118,39 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
         from . import checks
 
         return checks.backend_problems(self)
+
+
+class Results(Sequence[Any]):
+    """The results of `enqueue_many`, in order. Of a hundred thousand few are looked at: each is made when asked for."""
+
+    def __init__(self, task: Any, kwargs: list[str], rows: "list[Inserted]") -> None:
+        self.task, self.kwargs, self.rows = task, kwargs, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return Results(self.task, self.kwargs[place], self.rows[place])
+        return result_of_row(self.task, self.rows[place], "[]", self.kwargs[place])
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"<results of {len(self)} jobs of {self.task.module_path}>"
+
+
+def result_of_row(task: Any, row: "Inserted", args: str, kwargs: str) -> Any:
+    """Return the result of a job that has just been inserted; its payload comes back as JSON left it."""
+    return result_of(
+        task,
+        id=row.id,
+        state=row.state,
+        enqueued_at=row.enqueued_at,
+        args=[] if args == "[]" else json.loads(args),
+        kwargs=json.loads(kwargs),
+    )
 
 
 def result_of_id(job_id: int) -> Any:

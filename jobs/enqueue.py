@@ -1,14 +1,16 @@
 """From a task and its arguments to a row: everything is checked before any SQL, then one INSERT."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from django.db import transaction
 
 from . import payload
 from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
 from .storage import Inserted, NewJob, storage
-from .wake import wake
+from .wake import is_due, wake
 
 
 def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> NewJob:
@@ -16,7 +18,7 @@ def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options
     payload.check_text(task.queue_name, task.name, "queue_name")
     if len(task.queue_name) > 100 or len(task.module_path) > 255:
         raise InvalidPayload(f"{task.name}: queue_name takes at most 100 characters, the task's path at most 255")
-    arguments = payload.bound(task.func, task.takes_context, args, kwargs)
+    key = idempotency_key(task, args, kwargs)
     args_text, kwargs_text = payload.encoded(task.name, args, kwargs, options.max_payload)
     return NewJob(
         task_path=task.module_path,
@@ -29,29 +31,63 @@ def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options
         max_attempts=task.max_attempts or options.max_attempts,
         max_crashes=task.max_crashes or options.max_crashes,
         timeout=task.timeout_length,
-        idempotency_key=idempotency_key(task, arguments.arguments),
+        idempotency_key=key,
         run_after=task.run_after,
         delay=task.delay,
     )
 
 
-def idempotency_key(task: Any, arguments: dict[str, Any]) -> str:
-    if task.idempotency_key is None:
+def idempotency_key(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Return the key of a call, once it is known to fit the task. Raises: InvalidPayload naming the argument."""
+    template = task.idempotency_key
+    if template is None and payload.fit(task.func, task.takes_context)(args, kwargs):
         return ""
-    return payload.key_for("idempotency_key", task.idempotency_key, task.name, arguments)
+    arguments = payload.bound(task.func, task.takes_context, args, kwargs)
+    if template is None:
+        return ""
+    return payload.key_for("idempotency_key", template, task.name, arguments.arguments)
 
 
-def add(jobs: list[NewJob]) -> list[Inserted]:
-    """Insert jobs and wake workers for the due ones. Transaction: joins the caller's."""
-    inserted = storage().insert(jobs)
-    due = {job.queue_name for job, row in zip(jobs, inserted, strict=True) if row.state == State.READY}
-    for queue_name in due:
-        wake(queue_name)
+def add(job: NewJob) -> Inserted:
+    """Insert a job and wake workers if it is due. Transaction: joins the caller's.
+
+    Outside of one the notification travels with the row: nobody waits for a second commit.
+    """
+    store = storage()
+    connection = store.connection
+    is_alone = not connection.in_atomic_block and connection.get_autocommit()
+    tells = is_alone and job.delay is None and job.run_after is None
+    [inserted] = store.insert([job], tell=tells and is_due(job.queue_name))
+    if inserted.state == State.READY and not tells:
+        wake(job.queue_name)
     return inserted
 
 
-def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> list[Any]:
+def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options) -> tuple[list[str], list[Inserted]]:
+    """Insert a job for each payload and wake workers; return the payloads as JSON, and the jobs.
+
+    Transaction: joins the caller's, or opens one for all of them.
+    """
+    store, texts, keys = storage(), [], []
+    template = None
+    for kwargs in payloads:
+        if template is None:
+            template = new_job(task, (), kwargs, options)
+        keys.append(idempotency_key(task, (), kwargs))
+        texts.append(payload.encoded(task.name, (), kwargs, options.max_payload)[1])
+    if template is None:
+        return [], []
+    with transaction.atomic(using=store.alias, savepoint=False):
+        inserted = store.insert_many(template, texts, keys if any(keys) else ())
+        if inserted[0].state == State.READY:
+            wake(template.queue_name)
+    return texts, inserted
+
+
+def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[Any]:
     """Enqueue one job for each dict of keyword arguments and return their results, in order.
+
+    Shape: a sequence that makes each result when it is asked for.
 
     Raises: InvalidPayload for the first one that cannot be enqueued; then none is.
     Transaction: joins the caller's, or opens one for all of them.

@@ -23,8 +23,14 @@ def wake(queue_name: str) -> None:
 
 
 def send(queue_name: str) -> None:
+    if is_due(queue_name):
+        storage().notify(queue_name)
+
+
+def is_due(queue_name: str) -> bool:
+    """Say whether workers are to be told now; from then on they have been, for as long as the window lasts."""
     now = time.monotonic()
     if now - last_sent.get(queue_name, -WINDOW_SECONDS) < WINDOW_SECONDS:
-        return
+        return False
     last_sent[queue_name] = now
-    storage().notify(queue_name)
+    return True

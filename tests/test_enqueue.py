@@ -1,14 +1,18 @@
 """Rule 9: enqueue joins the caller's transaction."""
 
 import threading
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Group
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from jobs import enqueue_many
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job, Queue
+from jobs.storage import storage
+from jobs.wake import last_sent
 from tests import tasks
 
 pytestmark = pytest.mark.django_db
@@ -77,9 +81,44 @@ def test_wake_up_that_fails_does_not_fail_the_enqueue(monkeypatch):
 
     monkeypatch.setattr("jobs.wake.send", broken)
 
-    tasks.add.enqueue(1)
+    with transaction.atomic():
+        tasks.add.enqueue(1)
 
     assert Job.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_outside_of_a_transaction_notifies_in_the_same_commit(vendor, django_assert_num_queries):
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL notifies")
+    last_sent.clear()
+    watch = storage().watch()
+
+    with django_assert_num_queries(1):
+        tasks.add.enqueue(1)
+
+    assert watch.wait(5) == {"default"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_full_queue_of_notifications_does_not_fail_the_enqueue(vendor):
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL notifies")
+    last_sent.clear()
+
+    def full(execute, sql, params, many, context):
+        if "pg_notify" in sql:
+            raise OperationalError("too many notifications in the NOTIFY queue") from NotifyQueueFull()
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(full):
+        tasks.add.enqueue(1)
+
+    assert Job.objects.count() == 1
+
+
+class NotifyQueueFull(Exception):
+    sqlstate = "54000"
 
 
 def test_enqueue_never_touches_the_queues_table():
@@ -97,6 +136,54 @@ def test_enqueue_many_keeps_the_order_in_results_and_rows():
     assert [result.kwargs["a"] for result in results] == list(range(20))
     assert [int(result.id) for result in results] == list(Job.objects.order_by("pk").values_list("pk", flat=True))
     assert [job.kwargs["a"] for job in Job.objects.order_by("pk")] == list(range(20))
+
+
+def test_results_of_many_are_a_sequence():
+    results = enqueue_many(tasks.add, [{"a": n, "b": {"deep": [n]}} for n in range(5)])
+
+    assert [result.kwargs["a"] for result in results[1:3]] == [1, 2]
+    assert results[-1].id == str(Job.objects.order_by("-pk").first().pk)
+    assert results[2] == results[2] == tasks.add.get_result(results[2].id)
+    assert results == list(results)
+    with pytest.raises(IndexError):
+        results[5]
+
+
+def test_results_of_many_do_not_follow_what_the_caller_does_to_a_payload_afterwards():
+    payload = {"a": 1}
+    results = enqueue_many(tasks.add, [payload])
+
+    payload["a"] = 2
+
+    assert results[0].kwargs == {"a": 1}
+
+
+def test_enqueue_many_keeps_each_idempotency_key():
+    keyed = replace(tasks.detailed, idempotency_key="mail:{delivery_id}")
+
+    enqueue_many(keyed, [{"delivery_id": f"d{n}"} for n in range(3)])
+
+    assert list(Job.objects.order_by("pk").values_list("idempotency_key", flat=True)) == [
+        "mail:d0",
+        "mail:d1",
+        "mail:d2",
+    ]
+
+
+def test_enqueue_many_takes_a_delay():
+    results = enqueue_many(tasks.add.using(run_after=timedelta(hours=1)), [{"a": n} for n in range(3)])
+
+    assert {job.state for job in Job.objects.all()} == {"scheduled"}
+    assert all(job.run_after - job.enqueued_at == timedelta(hours=1) for job in Job.objects.all())
+    assert [result.kwargs["a"] for result in results] == [0, 1, 2]
+
+
+def test_enqueue_many_of_more_than_fit_one_statement_keeps_the_order(monkeypatch):
+    monkeypatch.setattr("jobs.storage.postgresql.CHUNK", 7)
+
+    results = enqueue_many(tasks.add, [{"a": n} for n in range(20)])
+
+    assert [Job.objects.get(pk=result.id).kwargs["a"] for result in results] == list(range(20))
 
 
 def test_enqueue_many_is_all_or_nothing():

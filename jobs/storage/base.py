@@ -134,15 +134,32 @@ class Storage:
 
     # Enqueue
 
-    def insert(self, rows: Sequence[NewJob]) -> list[Inserted]:
-        """Add waiting jobs and return what became of each, in order. Transaction: joins the caller's."""
+    def insert(self, rows: Sequence[NewJob], tell: bool = False) -> list[Inserted]:
+        """Add waiting jobs and return what became of each, in order. Transaction: joins the caller's.
+
+        `tell` also notifies workers, in the same commit where the database can.
+        """
         moment = self.now()
         jobs = [self.job_from(row, moment) for row in rows]
         if len(jobs) == 1:
             jobs[0].save(force_insert=True, using=self.alias)
         else:
             self.jobs.bulk_create(jobs, batch_size=1000)
+        if tell:
+            for queue_name in sorted({row.queue_name for row in rows}):
+                self.notify(queue_name)
         return [Inserted(job.pk, job.state, job.enqueued_at, job.run_after) for job in jobs]
+
+    def insert_many(
+        self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
+    ) -> list[Inserted]:
+        """Add a job like `template` for each payload, in order; `idempotency_keys`, if any, belong to them one by one.
+
+        Transaction: joins the caller's.
+        """
+        keys = idempotency_keys or [""] * len(kwargs)
+        calls = zip(kwargs, keys, strict=True)
+        return self.insert([template._replace(kwargs=text, idempotency_key=key) for text, key in calls])
 
     def job_from(self, row: NewJob, moment: datetime) -> Job:
         run_after = moment + row.delay if row.delay else row.run_after

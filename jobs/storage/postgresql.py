@@ -8,12 +8,17 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from django.db.utils import OperationalError
+
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import Claim, Inserted, NewJob, Place, Renewal, Storage, Watch, by_id
 
 CHANNEL = "jobs_ready"
+QUEUE_OF_NOTIFICATIONS_FULL = (
+    "54000"  # somebody listens and does not read: workers poll, so a job needs no notification
+)
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
 OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 
@@ -28,21 +33,36 @@ INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, sc
     max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
     attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids, dedupe_key,
     progress_message)
-SELECT v.task_path, v.backend, v.queue_name, v.priority, v.args::jsonb, v.kwargs::jsonb, v.schema_version,
-    v.max_attempts, v.max_crashes, v.timeout, v.idempotency_key,
-    CASE WHEN v.due > statement_timestamp() THEN 'scheduled' ELSE 'ready' END, statement_timestamp(), v.due,
-    CASE WHEN v.due > statement_timestamp() THEN NULL ELSE statement_timestamp() END,
+SELECT %(task_path)s, %(backend)s, %(queue_name)s, %(priority)s, %(args)s::jsonb, {kwargs}, %(schema_version)s,
+    %(max_attempts)s, %(max_crashes)s, %(timeout)s::interval, {idempotency_key},
+    {state}, statement_timestamp(), {due}, {ready_at},
     0, 0, 0, FALSE, FALSE, '', 0, '[]', '', ''
-FROM (
-    SELECT u.*, COALESCE(statement_timestamp() + u.delay, u.run_after) AS due
-    FROM unnest(%s::text[], %s::text[], %s::text[], %s::smallint[], %s::text[], %s::text[], %s::smallint[],
-        %s::int[], %s::int[], %s::interval[], %s::text[], %s::timestamptz[], %s::interval[])
-    WITH ORDINALITY AS u(task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
-        max_crashes, timeout, idempotency_key, run_after, delay, place)
-    ORDER BY u.place
-) AS v
-RETURNING id, state, enqueued_at, run_after
 """
+RETURNING = "RETURNING id, state, enqueued_at, run_after"
+ONE = {"kwargs": "%(kwargs)s::jsonb", "idempotency_key": "%(idempotency_key)s"}
+DUE = "COALESCE(statement_timestamp() + %(delay)s::interval, %(run_after)s::timestamptz)"
+BY_TIME = {
+    "due": DUE,
+    "state": f"CASE WHEN {DUE} > statement_timestamp() THEN 'scheduled' ELSE 'ready' END",
+    "ready_at": f"CASE WHEN {DUE} > statement_timestamp() THEN NULL ELSE statement_timestamp() END",
+}
+AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()"}
+INSERT_ONE = INSERT.format(**ONE, **BY_TIME) + RETURNING
+# Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time.
+INSERT_NOW = INSERT.format(**ONE, **AT_ONCE) + RETURNING
+# What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
+# order of the rows; RETURNING itself promises no order.
+INSERT_MANY = f"""
+WITH added AS (
+    {INSERT.format(kwargs="v.kwargs", idempotency_key="COALESCE(v.idempotency_key, '')", **BY_TIME)}
+    FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]))
+        WITH ORDINALITY AS v(kwargs, idempotency_key, place)
+    ORDER BY v.place
+    {RETURNING}
+)
+SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) FROM added
+"""
+CHUNK = 10_000  # payloads in one statement
 
 READY = """
     SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s{band}
@@ -151,14 +171,37 @@ class PostgresStorage(Storage):
             cursor.execute("SELECT statement_timestamp()")
             return cursor.fetchone()[0]  # type: ignore[no-any-return]
 
-    def insert(self, rows: Sequence[NewJob]) -> list[Inserted]:
-        if not rows:
-            return []
+    def insert(self, rows: Sequence[NewJob], tell: bool = False) -> list[Inserted]:
         with self.connection.cursor() as cursor:
-            cursor.execute(INSERT, [list(column) for column in zip(*rows, strict=True)])
-            found = [Inserted(*row) for row in cursor.fetchall()]
-        # Ids come from a sequence in the order of the rows; RETURNING itself promises no order.
-        return sorted(found, key=lambda row: row.id)
+            return [self.insert_one(cursor, row, tell) for row in rows]
+
+    def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
+        sql = INSERT_NOW if row.run_after is None and row.delay is None else INSERT_ONE
+        if not tell:
+            cursor.execute(sql, row._asdict())
+            return Inserted(*cursor.fetchone())
+        try:
+            cursor.execute(f"{sql}, pg_notify(%(channel)s, queue_name)", row._asdict() | {"channel": CHANNEL})
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
+                raise
+            return self.insert_one(cursor, row, tell=False)
+        return Inserted(*cursor.fetchone()[:-1])
+
+    def insert_many(
+        self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
+    ) -> list[Inserted]:
+        inserted: list[Inserted] = []
+        arguments = template._asdict()
+        with self.connection.cursor() as cursor:
+            for start in range(0, len(kwargs), CHUNK):
+                part = slice(start, start + CHUNK)
+                arguments["kwargs"] = f"[{','.join(kwargs[part])}]"
+                arguments["idempotency_keys"] = list(idempotency_keys[part])
+                cursor.execute(INSERT_MANY, arguments)
+                ids, *same = cursor.fetchone()
+                inserted.extend(Inserted(job_id, *same) for job_id in ids)
+        return inserted
 
     def claim(
         self,
