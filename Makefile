@@ -2,13 +2,21 @@ PYTHON ?= python3
 # One virtual environment for each version of Python.
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
-.PHONY: demo test
+.PHONY: bench bench-peers demo test
 
 demo: $(VENV)/runtime.stamp
 	@$(VENV)/bin/python -m config.demo
 
 test: $(VENV)/tests.stamp
 	@$(VENV)/bin/python -m tests.run
+
+# make bench ARGS="--case drain.noop --db postgresql --runs 5"
+bench: $(VENV)/tests.stamp
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+# make bench-peers ARGS="--peer pgqueuer --case drain.noop pickup --markdown"
+bench-peers: $(VENV)/tests.stamp
+	@$(VENV)/bin/python -m benchmarks.peers $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
