@@ -1,0 +1,1 @@
+"""What a job that writes one row through the ORM writes."""
