@@ -207,15 +207,19 @@ class Storage:
             return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
 
     def exchange(
-        self, worker_id: str, claims: Sequence[Claim], lease: timedelta, successes: Callable[[], Sequence[Success]]
+        self,
+        worker_id: str,
+        claims: Sequence[Claim],
+        lease: timedelta,
+        successes: Callable[[], Sequence[Success]] | None = None,
     ) -> tuple[list[list[Lease]], set[int]]:
         """Claim and complete in one commit: return what each claim found, and the ids that `complete` would.
 
-        `successes` is called once, where the database can work on the claims meanwhile.
+        `successes` is called once, where the database can work on the claims meanwhile; None: there are none.
         """
         with self.atomic():
             found = [self.claim(worker_id, c.queue_name, c.limit, lease, c.suspects, c.places) for c in claims]
-            return found, self.complete(successes())
+            return found, self.complete(successes()) if successes else set()
 
     def leases(self, jobs: QuerySet[Any], moment: datetime | None = None) -> list[Lease]:
         """Read rows as leases."""

@@ -65,20 +65,20 @@ SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) F
 CHUNK = 10_000  # payloads in one statement
 
 READY = """
-    SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s{band}
+    SELECT ctid FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s{band}
     ORDER BY priority DESC, ready_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """
 
-# MATERIALIZED keeps the planner from folding the locking SELECT into the UPDATE, where LIMIT would not bound it.
+# The rows are locked first and then updated where they lie: by id the planner would look each of them up once more or,
+# in a table of a few thousand rows, read all of it. A locked row stays where it is.
 CLAIM = f"""
-WITH next AS MATERIALIZED (
-    SELECT id FROM ({{ready}}) AS ready
-    WHERE NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = %(queue_name)s AND paused) LIMIT %(limit)s
-)
 UPDATE jobs_job AS job SET state = 'running', leased_by = %(worker_id)s, lease_token = job.lease_token + 1,
     lease_expires_at = statement_timestamp() + %(lease)s,
     started_at = COALESCE(job.started_at, statement_timestamp()), last_attempted_at = statement_timestamp()
-FROM next WHERE job.id = next.id
+WHERE job.ctid = ANY(ARRAY(
+    SELECT ctid FROM ({{ready}}) AS ready
+    WHERE NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = %(queue_name)s AND paused) LIMIT %(limit)s
+))
 RETURNING {", ".join(column(name) for name in FOUND)}, job.last_attempted_at
 """
 
@@ -98,12 +98,14 @@ def claim_sql(places: int) -> str:
         bands.append(f"{above} AND priority > %(priority{n})s")
         bands.append(f" AND priority = %(priority{n})s AND (ready_at, id) > (%(ready_at{n})s, %(id{n})s)")
     bands.append(f" AND priority < %(priority{places - 1})s" if places else "")
-    parts = [f"SELECT id FROM ({READY.format(band=band)}) AS band{n}" for n, band in enumerate(bands)]
+    parts = [f"SELECT ctid FROM ({READY.format(band=band)}) AS band{n}" for n, band in enumerate(bands)]
     return CLAIM.format(ready=" UNION ALL ".join(parts))
 
 
 # By primary key and lease, never by state: the planner would take the small index of running rows, which the
-# statistics call empty while a drain fills it with dead entries.
+# statistics call empty while a drain fills it with dead entries. For the same reason it must not see that a lease is
+# asked for: by the statistics of a quiet hour nobody holds one, and for a single row it would compare every outcome
+# with every row of the table.
 SETTLE = """
 UPDATE jobs_job AS job SET state = v.state, attempts = v.attempts, crashes = v.crashes, suspect = v.suspect,
     worker_ids = v.worker_ids::jsonb, return_value = v.return_value::jsonb, leased_by = '', lease_expires_at = NULL,
@@ -121,7 +123,7 @@ FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::int[], %s::i
     AS v(id, token, worker_id, state, attempts, crashes, suspect, worker_ids, return_value, delay, held, started_at,
         last_attempted_at, finished_at, ended)
 WHERE job.id = v.id AND job.lease_token = v.token AND job.leased_by = v.worker_id
-    AND job.lease_expires_at IS NOT NULL
+    AND COALESCE(job.lease_expires_at, '-infinity') > '-infinity'
 RETURNING job.id
 """
 
@@ -138,8 +140,9 @@ UPDATE jobs_job AS job SET state = 'succeeded', attempts = job.attempts + 1, sus
     finished_at = job.last_attempted_at + v.finished * INTERVAL '1 microsecond',
     held_since = NULL, dedupe_lock = NULL
 FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
-    AS v(id, token, started, finished, value)
-WHERE job.id = v.id AND job.lease_token = v.token AND job.leased_by = %s AND job.lease_expires_at IS NOT NULL
+    AS v(id, token, started, finished, value), (SELECT %s::text AS worker_id OFFSET 0) AS holder
+WHERE job.id = v.id AND job.lease_token = v.token AND job.leased_by = holder.worker_id
+    AND COALESCE(job.lease_expires_at, '-infinity') > '-infinity'
 RETURNING job.id
 """
 
@@ -217,11 +220,18 @@ class PostgresStorage(Storage):
             return self.send_claim(connection, worker_id, claim, lease).leases()
 
     def exchange(
-        self, worker_id: str, claims: Sequence[Claim], lease: timedelta, successes: Callable[[], Sequence[Success]]
+        self,
+        worker_id: str,
+        claims: Sequence[Claim],
+        lease: timedelta,
+        successes: Callable[[], Sequence[Success]] | None = None,
     ) -> tuple[list[list[Lease]], set[int]]:
+        if successes is None and len(claims) == 1:
+            with self.driver() as connection:  # a pipeline of one would only add a message
+                return [self.send_claim(connection, worker_id, claims[0], lease).leases()], set()
         with self.driver() as connection, connection.pipeline():
             claiming = [self.send_claim(connection, worker_id, claim, lease) for claim in claims]
-            completing = self.send_successes(connection, successes())
+            completing = self.send_successes(connection, successes() if successes else [])
         return [sent.leases() for sent in claiming], ids_of(completing)
 
     def complete(self, successes: Sequence[Success]) -> set[int]:

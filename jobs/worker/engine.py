@@ -117,7 +117,8 @@ class Engine:
             return
         self.wrote_at = began
         try:
-            found, accepted = self.store.exchange(self.plan.worker_id, claims, self.plan.lease, self.settler.successes)
+            successes = self.settler.successes if self.settler.waiting else None
+            found, accepted = self.store.exchange(self.plan.worker_id, claims, self.plan.lease, successes)
         except (OperationalError, InterfaceError):
             raise
         except Exception:

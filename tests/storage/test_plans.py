@@ -52,6 +52,14 @@ def plan_of(sql: str, params: Any = None) -> str:
         return "\n".join(row[0] for row in cursor.fetchall())
 
 
+def plan_of_a_large_table(sql: str, params: Any = None) -> str:
+    """Return the plan where reading all of the table is out of the question; a few thousand rows are quickly read."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
+    return plan_of(sql, params)
+
+
 def assert_reads_no_whole_table(plan: str) -> None:
     assert not re.search(r"Seq Scan on jobs_job\b|SCAN jobs_job(?! USING (COVERING )?INDEX)", plan), plan
 
@@ -68,6 +76,7 @@ def test_a_claim_reads_the_ready_index_in_order_and_sorts_nothing(vendor, places
         assert plan.count("Index Scan using jobs_job_ready") == 2 * places + 1, plan
         assert plan.count("ROW(ready_at, id) >") == places, plan
         assert "Sort" not in plan, plan
+        assert "Tid Scan on jobs_job job" in plan, plan
     else:
         names = ("worker_id", "queue_name", "limit", "suspects", "now", "expires_at")
         plan = plan_of(sqlite.CLAIM, dict(zip(names, ("w", "default", 100, False, "2026", "2026"), strict=True)))
@@ -116,7 +125,7 @@ def test_a_settle_goes_by_primary_key_late_in_a_drain(vendor):
 
     if vendor == "postgresql":
         columns = [list(column) for column in zip(*map(postgresql.settle_row, rows), strict=True)]
-        plan = plan_of(postgresql.SETTLE, [True, *columns])
+        plan = plan_of_a_large_table(postgresql.SETTLE, [True, *columns])
         assert "jobs_job_pkey" in plan, plan
         assert "jobs_job_running" not in plan, plan
     else:
@@ -131,13 +140,26 @@ def test_completing_goes_by_primary_key_late_in_a_drain(vendor):
     assert len(successes) == 100
 
     if vendor == "postgresql":
-        plan = plan_of(postgresql.COMPLETE, ["[]", *postgresql.complete_columns(successes), "worker"])
+        plan = plan_of_a_large_table(postgresql.COMPLETE, ["[]", *postgresql.complete_columns(successes), "worker"])
         assert "jobs_job_pkey" in plan, plan
         assert "jobs_job_running" not in plan, plan
     else:
         plan = plan_of(sqlite.COMPLETE, {"rows": "[]"})
         assert "SEARCH jobs_job USING INTEGER PRIMARY KEY" in plan, plan
     assert_reads_no_whole_table(plan)
+
+
+def test_completing_compares_no_outcome_with_every_row_where_statistics_say_that_nobody_holds_a_lease(vendor):
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL plans by statistics")
+    late_in_a_drain_of(12_000)
+    successes = [Success(lease, None, 0.0, 0.0) for lease in storage().held_by("worker", 100)]
+    columns = [*postgresql.complete_columns(successes), "worker"]
+
+    plan = plan_of(postgresql.COMPLETE, ["[]", *columns])
+
+    assert "Rows Removed by Join Filter" not in plan
+    assert "Hash Cond: ((v.id = job.id)" in plan or "Index Cond: (id = v.id)" in plan, plan
 
 
 def test_a_renewal_reads_only_the_running_jobs_of_the_worker(late_in_a_drain, vendor):
