@@ -46,7 +46,7 @@ def warm_tree(database: Database, prepared: Seeded, drain: Drain) -> Iterator[tu
     """Start a tree, wait until all its processes are there and have run the warm-up jobs, and stop it at the end."""
     with running(database.url, *drain.arguments) as tree:
         watcher = Watcher(database, tree)
-        watcher.wait_for(tree.is_ready, 0.05)
+        watcher.wait_for(tree.is_ready)
         watcher.wait(prepared.first - prepared.recipe.warm, prepared.first - 1)
         time.sleep(0.3)
         yield tree, watcher

@@ -12,9 +12,8 @@ from functools import partial
 from .databases import Database
 from .trees import Tree
 
-LOOK_SECONDS = 0.025
-LOOK_CLOSELY_SECONDS = 0.005  # near the end
-FEW = 10_000  # jobs that are over so soon that they are watched five times as closely
+SHORTEST_LOOK_SECONDS, LOOK_SECONDS = 0.001, 0.025
+PRECISION = 0.004  # of a run's length: what is over soon is watched closely, and nothing is slowed down by watching
 STRAGGLERS = 20_000  # ids before the end among which the last job to end is looked for
 STUCK_SECONDS = 120.0  # no progress for so long: something is wrong
 
@@ -36,6 +35,10 @@ def now(database: Database) -> float:
     return float(database.value(f"SELECT {epoch(database, 'clock_timestamp()')}"))
 
 
+def pause_since(began: float) -> float:
+    return min(LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, PRECISION * (time.monotonic() - began)))
+
+
 @dataclass
 class Watcher:
     """Waits for the jobs from `first` to `last`, as long as the tree that should run them lives."""
@@ -45,25 +48,24 @@ class Watcher:
 
     def wait(self, first: int, last: int, on_tenth: Callable[[int], None] = lambda tenth: None) -> float:
         """Return the moment, by the database's clock, at which all had been settled."""
-        jobs = last - first + 1
-        closely = LOOK_CLOSELY_SECONDS if jobs > FEW else LOOK_CLOSELY_SECONDS / 5
+        jobs, began = last - first + 1, time.monotonic()
         for tenth in range(1, 11):
             probe = first - 1 + -(-jobs * tenth // 10)
-            self.wait_for(partial(self.has_ended, probe), closely if tenth == 10 or jobs <= FEW else LOOK_SECONDS)
+            self.wait_for(partial(self.has_ended, probe), partial(pause_since, began))
             on_tenth(tenth)
         pointer = max(first, last - STRAGGLERS)
         while (pointer := self.first_open(pointer, last)) <= last:
             self.tree.check()
-            time.sleep(closely)
+            time.sleep(pause_since(began))
         return now(self.database)
 
-    def wait_for(self, condition: Callable[[], bool], interval: float) -> None:
+    def wait_for(self, condition: Callable[[], bool], pause: Callable[[], float] = lambda: LOOK_SECONDS) -> None:
         until = time.monotonic() + STUCK_SECONDS
         while not condition():
             self.tree.check()
             if time.monotonic() > until:
                 raise RuntimeError(f"the jobs do not get done; the worker says:\n{self.tree.said()}")
-            time.sleep(interval)
+            time.sleep(pause())
 
     def has_ended(self, job_id: int) -> bool:
         return bool(self.database.value("SELECT state = 'succeeded' FROM jobs_job WHERE id = %s", job_id))

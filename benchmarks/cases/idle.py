@@ -22,7 +22,7 @@ def idle(bench: Bench, case: Case) -> Row:
         if isinstance(database, PostgresDatabase) and meter.log_size() is not None:
             database.log_statements()
         with running(database.url) as tree:
-            Watcher(database, tree).wait_for(tree.is_ready, 0.05)
+            Watcher(database, tree).wait_for(tree.is_ready)
             time.sleep(max(2.0, CALM_SECONDS * min(1.0, bench.scale)))
             for _ in range(bench.runs):
                 row.samples.append(window(tree, meter, max(2.0, WINDOW_SECONDS * min(1.0, bench.scale))))

@@ -29,7 +29,7 @@ def by_a_worker(bench: Bench, count: int, rate: float) -> Sample:
         meter = meter_of(database)
         with running(database.url) as tree:
             watcher = Watcher(database, tree)
-            watcher.wait_for(tree.is_ready, 0.05)
+            watcher.wait_for(tree.is_ready)
             worker, server, wal = tree.cpu_seconds(), meter.cpu_seconds(), meter.wal()
             reported_by("benchmarks.clients", database.url, "enqueue_paced", count + WARM, rate)
             first, last = ids(database)

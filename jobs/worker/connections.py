@@ -2,7 +2,6 @@
 
 import logging
 import random
-import select
 import threading
 import time
 from typing import Any
@@ -43,23 +42,25 @@ def note_opened(connection: Any, **kwargs: Any) -> None:
 
 
 def distrust() -> None:
-    """Before a job: let Django check those connections, before their first use, that the server has spoken on.
+    """Before a job: let Django check those connections, before their first use, that the server has left.
 
-    An idle connection is silent: what can be read from it is a farewell. Asking the socket costs a microsecond, a
-    health check before every job would cost a round trip.
+    A look at what has arrived costs a microsecond, a health check before every job would cost a round trip.
     """
     for connection in opened.connections:
-        if has_news(connection.connection):
+        if has_ended(connection.connection):
             connection.health_check_done = False
 
 
-def has_news(driver_connection: Any) -> bool:
-    if not hasattr(driver_connection, "fileno"):
+def has_ended(driver_connection: Any) -> bool:
+    """Say whether a PostgreSQL connection has been told that it is over. Never gives up the interpreter's lock."""
+    pgconn = getattr(driver_connection, "pgconn", None)
+    if pgconn is None:
         return False
     try:
-        return bool(select.select([driver_connection.fileno()], [], [], 0)[0])
+        pgconn.consume_input()
     except Exception:
-        return True  # closed, or past what select can watch: let Django look
+        return True
+    return False
 
 
 def tidy() -> None:
@@ -67,7 +68,7 @@ def tidy() -> None:
     for connection in opened.connections.copy():
         if connection.connection is None and not connection.in_atomic_block:
             continue
-        if connection.in_atomic_block or not connection.get_autocommit():
+        if connection.in_atomic_block or not connection.autocommit:
             log.warning("transaction left open by a task", extra={"database": connection.alias})
             discard(connection)
         elif connection.errors_occurred or is_due(connection):
