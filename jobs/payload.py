@@ -12,6 +12,7 @@ from .exceptions import InvalidPayload
 
 MAX_DEPTH = 64
 MAX_KEY = 255
+MAX_SHAPES = 100  # shapes of payloads remembered for a signature
 
 Encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -67,14 +68,20 @@ class Fit:
         self.positional = tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.names = frozenset(parameter.name for parameter in parameters)
         self.required = frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty)
+        self.known: dict[tuple[int, tuple[str, ...]], bool] = {}
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        if not self.is_plain or len(args) > len(self.positional):
-            return False
-        if not args:
-            return self.required <= kwargs.keys() <= self.names
-        given = self.positional[: len(args)]
-        return kwargs.keys() <= self.names.difference(given) and self.required.difference(given) <= kwargs.keys()
+        shape = len(args), tuple(kwargs)
+        if (known := self.known.get(shape)) is None:
+            known = self.is_plain and self.takes(*shape)
+            if len(self.known) < MAX_SHAPES:
+                self.known[shape] = known
+        return known
+
+    def takes(self, count: int, names: tuple[str, ...]) -> bool:
+        given = self.positional[:count]
+        missing = self.required.difference(given, names)
+        return len(given) == count and not missing and self.names.difference(given).issuperset(names)
 
 
 @functools.cache

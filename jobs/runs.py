@@ -122,6 +122,7 @@ class Run:
         "deadline",
         "gate",
         "kept_since",
+        "key",
         "lease",
         "lease_lost",
         "progress",
@@ -132,6 +133,7 @@ class Run:
         self, lease: Lease, gate: Gate, timeout_seconds: float | None = None, cancel: Callable[[], None] | None = None
     ) -> None:
         self.lease = lease
+        self.key = lease.key
         self.gate = gate
         self.timeout_seconds = timeout_seconds
         self.asked_at = time.monotonic()

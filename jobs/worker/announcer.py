@@ -42,8 +42,7 @@ def result_of_lease(lease: Lease, state: State) -> Any:
 
 
 def announce_start(lease: Lease) -> None:
-    if is_heard(task_started, logging.INFO):
-        task_started.send_robust(sender_of(lease), task_result=result_of_lease(lease, State.RUNNING))
+    task_started.send_robust(sender_of(lease), task_result=result_of_lease(lease, State.RUNNING))
 
 
 def announce(settlement: Settlement, outcome: Outcome | None) -> None:

@@ -19,6 +19,7 @@ from .slots import Slots
 log = logging.getLogger("jobs")
 
 FLUSH_AT = 250  # outcomes waiting to be written
+RESTED_SECONDS = 0.1  # since a thread's last job began: its connections may have ended meanwhile
 
 
 class Desk:
@@ -116,13 +117,18 @@ class Threads:
             except IndexError:
                 self.park(row)
                 continue
-            may_start = self.desk.may_start(lease, time.monotonic())
-            finished = self.run(lease, mark) if may_start else not_started(lease)
+            now = time.monotonic()
+            if self.desk.may_start(lease, now):
+                # A connection that served a job just now is as good as it will be at the next.
+                if now - mark.began_at > RESTED_SECONDS:
+                    distrust()
+                mark.began_at = now
+                finished = self.run(lease, mark)
+            else:
+                finished = not_started(lease)
             self.desk.hand_in(finished, dry=not self.buffer)
 
     def run(self, lease: Lease, mark: "Mark") -> Finished:
-        if opened.connections:
-            distrust()
         try:
             finished = self.desk.runner.run(lease, mark)
         except BaseException as error:
@@ -150,6 +156,7 @@ class Mark:
     def __init__(self, slots: Slots, row: int) -> None:
         self.slots, self.row = slots, row
         self.run: Run | None = None
+        self.began_at = 0.0
 
     def __call__(self, run: Run) -> None:
         self.run = run

@@ -111,13 +111,13 @@ class Runner:
     def begin(self, run: Run, watch: Callable[[Run], None] | None) -> Token[Run | None]:
         """Show a run to those who may interrupt it; its gate is shut until the task begins."""
         token = current_run.set(run)
-        self.running[run.lease.key] = run
+        self.running[run.key] = run
         if watch:
             watch(run)
         return token
 
     def end(self, run: Run, token: Token[Run | None]) -> None:
-        self.running.pop(run.lease.key, None)
+        self.running.pop(run.key, None)
         current_run.reset(token)
 
     def attempt(self, run: Run, call: Call) -> Outcome | Committed:
@@ -139,7 +139,8 @@ class Runner:
 
     def called(self, run: Run, call: Call) -> Any:
         # Here, because a receiver may be interrupted as the task may: by a timeout, say.
-        announce_start(run.lease)
+        if is_heard(task_started, logging.INFO):
+            announce_start(run.lease)
         arguments = self.arguments(run, call) if call.callee.takes_context else call.args
         if not (run.lease.idempotency_key or call.callee.transactional):
             return call.callee.function(*arguments, **call.kwargs)
