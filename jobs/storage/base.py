@@ -81,6 +81,14 @@ class Renewal(NamedTuple):
     cancel_requested: bool
 
 
+class Pulse(NamedTuple):
+    """What housekeeping needs to know at every beat. `next_due`: from now until the next scheduled job; None: none."""
+
+    promoted: int
+    has_expired_leases: bool
+    next_due: timedelta | None
+
+
 class ReadyQueue(NamedTuple):
     """A queue that has ready jobs: plain ones, suspects, or both."""
 
@@ -382,9 +390,13 @@ class Storage:
             ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
             return self.jobs.scheduled().filter(pk__in=ids).update(state=State.READY, ready_at=moment) if ids else 0
 
-    def next_due(self) -> datetime | None:
-        """Return when the next scheduled job is due."""
-        return self.jobs.scheduled().order_by("run_after", "pk").values_list("run_after", flat=True).first()
+    def pulse(self, limit: int = 1000) -> Pulse:
+        """Promote, and say when to come back and whether there is something to reap."""
+        promoted = self.promote(limit)
+        moment = self.now()
+        due = self.jobs.scheduled().order_by("run_after", "pk").values_list("run_after", flat=True).first()
+        expired = self.jobs.running().filter(lease_expires_at__lt=moment)
+        return Pulse(promoted, expired.exists(), due - moment if due else None)
 
     def list_queues(self, names: Iterable[str]) -> None:
         """Add a row for each queue that has none yet, so that people can see and pause it."""

@@ -19,17 +19,21 @@ from ..conf import Options
 from ..models import Queue, Worker
 from ..outcomes import Settlement
 from ..states import State
-from ..storage import ReadyQueue, Storage
+from ..storage import ANY_QUEUE, Pulse, ReadyQueue, Storage
 from .announcer import announce_all
 from .connections import pause_after
 
 log = logging.getLogger("jobs")
 
 PROMOTED_AT_ONCE = 1000
-REAP_SECONDS = 1.0
-SHOW_SECONDS = 15.0  # a worker silent for a minute counts as gone
+IDLE_SECONDS = 1.5  # a job scheduled meanwhile, or a lease that expired, waits so long
+SHORTEST_SECONDS = 0.02  # jobs that are due one after another are promoted together
+QUEUES_SECONDS = 5.0  # how often queues are looked at for suspects and for names without a row
+DRAINING_LOOK_SECONDS = 1.0
+SHOW_SECONDS = 20.0  # a worker silent for a minute counts as gone
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE = 2000
+FORGET_SECONDS = 600.0
 FORGOTTEN = timedelta(hours=1)  # a worker not seen for so long leaves the list
 SOON = timedelta(seconds=5)
 DRAIN_LOOK_SECONDS = 0.1
@@ -102,7 +106,7 @@ class Housekeeping:
         self.trust = Trust(heartbeat_seconds)
         self.bell = threading.Event()
         self.stopping = False
-        self.reap_at = self.show_at = 0.0
+        self.look_at = self.show_at = self.forget_at = 0.0
         self.prune_at = time.monotonic() + 5.0
         self.pruned_to = 0
         self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
@@ -147,23 +151,34 @@ class Housekeeping:
         self.do_chores()
         if self.stopping:
             return 0.05
-        promoted = self.store.promote(PROMOTED_AT_ONCE)
-        if promoted:
-            self.store.notify("")
+        pulse = self.store.pulse(PROMOTED_AT_ONCE)
+        if pulse.promoted:
+            self.store.notify(ANY_QUEUE)
         self.trust.wrote(time.monotonic())
-        self.look_at_queues()
+        if now >= self.look_at or pulse.promoted:
+            self.look_at = now + (DRAINING_LOOK_SECONDS if self.drain else QUEUES_SECONDS)
+            self.look_at_queues()
         if now >= self.show_at:
-            self.show()
+            # Before it is done: a process that starts meanwhile asks for another.
             self.show_at = now + min(self.heartbeat_seconds, SHOW_SECONDS)
-        if now >= self.reap_at and self.trust.is_earned(now):
+            self.show()
+        if pulse.has_expired_leases and self.trust.is_earned(now):
             self.reap()
-            self.reap_at = now + REAP_SECONDS
         if now >= self.prune_at:
             self.prune(now)
         if self.drain:
             self.look_for_the_end()
             return DRAIN_LOOK_SECONDS
-        return 0.0 if promoted == PROMOTED_AT_ONCE else min(1.0, self.options.poll_interval.total_seconds())
+        return self.pause_after(pulse)
+
+    def pause_after(self, pulse: Pulse) -> float:
+        """Return the seconds until the next beat: when the next job is due, and in any case soon."""
+        if pulse.promoted == PROMOTED_AT_ONCE:
+            return 0.0
+        longest = min(IDLE_SECONDS, 1.5 * self.options.poll_interval.total_seconds())
+        if pulse.next_due is None:
+            return longest
+        return min(longest, max(SHORTEST_SECONDS, pulse.next_due.total_seconds()))
 
     def do_chores(self) -> None:
         while True:
@@ -181,7 +196,7 @@ class Housekeeping:
         if settlements:
             announce_all(settlements)
             self.on_settled(settlements)
-            self.store.notify("")
+            self.store.notify(ANY_QUEUE)
             if any(s.suspect and s.state == State.READY for s in settlements):
                 self.findings.suspects_wait = True
 
@@ -219,8 +234,10 @@ class Housekeeping:
                     started_at=moment,
                     last_seen_at=moment,
                 )
-        workers.filter(tree=self.tree).exclude(worker_id__in=list(self.presences)).delete()
-        workers.filter(last_seen_at__lt=moment - FORGOTTEN).delete()
+        if time.monotonic() >= self.forget_at:
+            self.forget_at = time.monotonic() + FORGET_SECONDS
+            workers.filter(tree=self.tree).exclude(worker_id__in=list(self.presences)).delete()
+            workers.filter(last_seen_at__lt=moment - FORGOTTEN).delete()
 
     def present(self, presence: Presence) -> None:
         self.presences[presence.worker_id] = presence
@@ -228,8 +245,9 @@ class Housekeeping:
         self.bell.set()
 
     def absent(self, worker_id: str) -> None:
+        """Take a process off the list. Threads: housekeeping's own, in a chore."""
+        self.store.rows(Worker).filter(worker_id=worker_id).delete()
         self.presences.pop(worker_id, None)
-        self.show_at = 0.0
 
     def leave(self) -> None:
         try:

@@ -13,6 +13,7 @@ from .engine import Engine
 from .heartbeat import Heartbeat, lose
 
 LOOK_SECONDS = 0.1
+IDLE_LOOK_SECONDS = 0.25  # by so much an attempt that is the first after a rest may exceed its timeout
 # A run whose lease was not renewed stops while a sixth of the lease is left.
 MARGIN = 1 / 6
 
@@ -47,7 +48,7 @@ class Watchdog:
             self.engine.retired = stuck
             self.engine.ring()
         nearest = min((run.deadline - now for run in runs if run.deadline and run.deadline > now), default=LOOK_SECONDS)
-        return min(LOOK_SECONDS, nearest)
+        return min(LOOK_SECONDS, nearest) if runs else IDLE_LOOK_SECONDS
 
     def check(self, run: Run, now: float) -> None:
         if run.deadline and now >= run.deadline:

@@ -860,12 +860,32 @@ def test_promote_works_in_bounded_batches_oldest_first(store):
     assert [store.promote(limit=5), store.promote(limit=5)] == [2, 0]
 
 
-def test_next_due_is_the_earliest_scheduled_moment(store):
-    assert store.next_due() is None
+def test_a_pulse_promotes_and_says_when_the_next_job_is_due(store):
+    assert store.pulse() == (0, False, None)
     add(store, delay=timedelta(hours=2))
-    sooner = add(store, delay=timedelta(hours=1))
+    due = add(store, delay=timedelta(hours=1))
+    age(7200, column="run_after", pk=due)
 
-    assert store.next_due() == Job.objects.get(pk=sooner).run_after
+    promoted, has_expired, next_due = store.pulse()
+
+    assert (promoted, has_expired, state_of(due)) == (1, False, State.READY)
+    assert timedelta(minutes=119) < next_due <= timedelta(hours=2)
+
+
+def test_a_pulse_says_whether_a_lease_has_expired(store):
+    claimed(store)
+    assert not store.pulse().has_expired_leases
+
+    age()
+
+    assert store.pulse().has_expired_leases
+
+
+def test_a_pulse_promotes_in_bounded_batches(store):
+    for _ in range(3):
+        age(7200, column="run_after", pk=add(store, delay=timedelta(hours=1)))
+
+    assert [store.pulse(limit=2).promoted for _ in range(3)] == [2, 1, 0]
 
 
 # Queues

@@ -10,8 +10,8 @@ from django.db.models import F
 from jobs.conf import Options
 from jobs.models import Job, Queue, Worker
 from jobs.states import State
-from jobs.storage import storage
-from jobs.worker.housekeeping import FORGOTTEN, Housekeeping, Presence
+from jobs.storage import Pulse, storage
+from jobs.worker.housekeeping import FORGOTTEN, IDLE_SECONDS, Housekeeping, Presence
 from tests import tasks
 from tests.admin.rows import a_job
 
@@ -191,3 +191,20 @@ def test_expired_lease_of_another_tree_keeps_a_drain_going():
     expired_job()
 
     assert not drained()
+
+
+def test_housekeeping_comes_back_when_the_next_job_is_due():
+    house = keeper()
+    idle = house.tick()
+    tasks.add.using(run_after=timedelta(seconds=0.4)).enqueue(1)
+
+    assert house.tick() < 0.41 < idle
+
+
+def test_an_idle_tree_asks_the_database_for_nothing_but_its_pulse(monkeypatch, django_assert_num_queries):
+    house = keeper()
+    house.tick()
+    monkeypatch.setattr(house.store, "pulse", lambda limit: Pulse(0, False, None))
+
+    with django_assert_num_queries(0):
+        assert house.tick() == IDLE_SECONDS
