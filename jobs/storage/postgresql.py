@@ -19,6 +19,8 @@ CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (
     "54000"  # somebody listens and does not read: workers poll, so a job needs no notification
 )
+# A prepared statement is gone, or somebody else's stands in its place.
+NOT_OUR_SESSION = frozenset({"26000", "42P05"})
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
 OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 
@@ -179,6 +181,8 @@ SELECT (SELECT count(*) FROM promoted),
 
 
 class PostgresStorage(Storage):
+    prepares = True
+
     def now(self) -> datetime:
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT statement_timestamp()")
@@ -309,12 +313,24 @@ class PostgresStorage(Storage):
 
     @contextmanager
     def driver(self) -> Iterator[Any]:
-        """Return the driver's connection, whose cursors bind on the server: a batch is not pasted into the SQL."""
+        """Return the driver's connection, whose cursors bind on the server: a batch is not pasted into the SQL.
+
+        Raises: OperationalError when a pooler has given the server's session to somebody else in between, so that
+        prepared statements are not to be had. From then on none is prepared: try again on a new connection.
+        """
+        import psycopg
+
         connection = self.connection
         connection.ensure_connection()
         with connection.wrap_database_errors:
-            connection.connection.prepare_threshold = 5
-            yield connection.connection
+            connection.connection.prepare_threshold = 5 if self.prepares else None
+            try:
+                yield connection.connection
+            except psycopg.Error as error:
+                if error.sqlstate not in NOT_OUR_SESSION:
+                    raise
+                self.prepares = False
+                raise psycopg.OperationalError(f"no prepared statements behind this pooler: {error}") from error
 
     @contextmanager
     def binding_cursor(self) -> Iterator[Any]:

@@ -5,7 +5,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import DataError, connection
+from django.db import DataError, OperationalError, connection
 from django.db.models import F
 
 from jobs.leases import Lease
@@ -1010,3 +1010,25 @@ def test_now_is_aware_and_moves_on(store):
 
     assert first.tzinfo is not None
     assert store.now() >= first
+
+
+# Poolers
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pooler_that_loses_prepared_statements_costs_one_try(vendor, monkeypatch):
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL has poolers between")
+    store = storage()
+    monkeypatch.setattr(store, "prepares", True)
+    claim(store)
+    add(store)
+    # Behind the driver's back, as PgBouncer does when it hands the session of a transaction to somebody else.
+    connection.connection.pgconn.exec_(b"DEALLOCATE ALL")
+
+    with pytest.raises(OperationalError, match="pooler"):
+        claim(store)
+    connection.close()
+
+    assert len(claim(store)) == 1
+    assert not store.prepares
