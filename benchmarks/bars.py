@@ -48,26 +48,26 @@ class Bar:
         return f"<= {self.shown(self.most)}" if self.most is not None else "no bar"
 
 
-BOTH = ("postgresql", "sqlite")
-BACKLOGS = ("ready", "scheduled", "finished", "queues", "held")
-
 BARS: list[Bar] = [
     Bar("enqueue.one", "of a bare INSERT and commit", least=0.65),
-    Bar("enqueue.many.100000", "of a bare INSERT from arrays", least=0.55),
+    Bar("enqueue.many.100000", "of a bare INSERT of all rows", least=0.55),
     Bar("drain.noop.1x4", "of bare claim + settle", least=0.65),
     Bar("drain.noop.1x4", "of bare claim + settle", "sqlite", least=0.15),
     Bar("drain.noop.normal", "of bare claim + settle, synchronous=NORMAL", "sqlite", least=0.15),
     Bar("drain.orm.1x4", "of the same calls without a queue", least=0.85),
-    *(Bar(f"drain.sleep.{how}", "of the ideal", name) for name in BOTH for how in ("20_threads", "200_async")),
-    *(
-        Bar("drain.million.1x4", "peak memory, last tenth / first tenth", name, extra("peak_growth"), percent=False)
-        for name in BOTH
-    ),
-    *(Bar(f"backlog.{kind}", "of the rate without", name) for name in BOTH for kind in BACKLOGS),
-    *(Bar("backlog.held", "last tenth / first tenth", name, extra("last_to_first")) for name in BOTH),
-    *(Bar("latency.idle", "ms, p99", name, extra("p99"), percent=False) for name in BOTH),
-    *(Bar("idle", "% of a core", name, median, percent=False) for name in BOTH),
-    Bar("idle", "statements a minute", reading=extra("statements_a_minute"), percent=False),
+    Bar("drain.sleep.20_threads", "of the ideal 2,000/s", least=0.95),
+    Bar("drain.sleep.200_async", "of the ideal 20,000/s", least=0.5),
+    Bar("drain.million.1x4", "MiB at the end of a million jobs", reading=extra("peak_10"), most=70, percent=False),
+    Bar("drain.million.1x4", "memory of the last tenth / first", reading=extra("peak_growth"), most=1.1, percent=False),
+    Bar("backlog.ready", "of the rate without", least=0.9),
+    Bar("backlog.scheduled", "of the rate without", least=0.9),
+    Bar("backlog.finished", "of the rate without", least=0.9),
+    Bar("backlog.queues", "of the rate with one queue", least=0.8),
+    Bar("backlog.held", "last tenth / first tenth", reading=extra("last_to_first"), least=0.75),
+    Bar("latency.idle", "ms, median", "sqlite", median, most=15, percent=False),
+    Bar("idle", "% of a core", reading=median, most=0.5, percent=False),
+    Bar("idle", "% of a core", "sqlite", median, most=1.0, percent=False),
+    Bar("idle", "statements a minute", reading=extra("statements_a_minute"), most=90, percent=False),
 ]
 
 

@@ -54,7 +54,7 @@ class Engine:
         self.failures = 0
         self.leak_suspected = False
         self.coroutines_seen = False  # in the newest claim
-        self.claimed_at = self.wrote_at = 0.0
+        self.claimed_at = self.wrote_at = self.claim_took = 0.0
         self.draining = False
         self.retired = False  # a job ignores its timeout: nothing new starts here
         self.drain_by = float("inf")
@@ -122,11 +122,14 @@ class Engine:
         except (OperationalError, InterfaceError):
             raise
         except Exception:
+            if not self.settler.batch:
+                raise  # no outcome is to blame
             log.exception("batch of outcomes refused")
             self.settler.finish_one_by_one()
             return
         ended = time.monotonic()
         if claims:
+            self.claim_took = ended - began
             self.claimer.note(claims, found, began, ended)
             self.pace.observe_claim(ended - began)
         self.begin([lease for leases in found for lease in leases])
@@ -225,7 +228,8 @@ class Engine:
     def release_stale(self) -> bool:
         """Give back what has waited too long behind slow jobs: another worker may be free."""
         oldest = self.threads.oldest()
-        if oldest is None or time.monotonic() - oldest.claimed_monotonic < STALE_SECONDS:
+        # Counted from when the claim was answered: a slow database is no reason to give back what it has just given.
+        if oldest is None or time.monotonic() - oldest.claimed_monotonic < STALE_SECONDS + self.claim_took:
             return False
         # What is given back because of slow jobs must not be claimed again by the next breath.
         self.pace.stall()

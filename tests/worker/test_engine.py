@@ -4,7 +4,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 from django.db.models import F
 
 from jobs import lifecycle
@@ -220,6 +220,32 @@ def test_lease_that_waits_too_long_for_a_thread_is_released_for_others(engine_of
 
     assert Job.objects.ready().count() == 2
     assert engine.held == {}
+
+
+def test_lease_that_a_slow_database_has_just_given_is_not_given_back(engine_of):
+    enqueue(2)
+    engine = engine_of()
+    engine.tick()
+    leases = [lease._replace(claimed_monotonic=time.monotonic() - 6) for lease in take(engine)]
+    engine.threads.put(leases, crew=1)
+    engine.claim_took = 5.9
+
+    engine.release_stale()
+
+    assert Job.objects.running().count() == 2
+
+
+def test_claim_that_fails_for_reasons_of_its_own_is_left_to_the_loop_that_backs_off(engine_of, monkeypatch):
+    enqueue(1)
+    engine = engine_of()
+
+    def broken(*args, **kwargs):
+        raise ProgrammingError("there is no table")
+
+    monkeypatch.setattr(engine.store, "exchange", broken)
+
+    with pytest.raises(ProgrammingError):
+        engine.tick()
 
 
 def test_max_jobs_bounds_what_is_claimed_and_ends_the_engine(engine_of):
