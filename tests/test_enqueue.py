@@ -170,6 +170,23 @@ def test_enqueue_many_keeps_each_idempotency_key():
     ]
 
 
+AWKWARD = ['a "quote" and \\ a \\u0041', "ünï 😀", "", 2**62, 1.5e9, 0.1, -0.0, True, None, {"": [[], {}]}]
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_enqueue_many_stores_what_enqueue_stores(value):
+    alone = tasks.detailed.using(timeout=9.5).enqueue(delivery_id=value)
+    [among] = enqueue_many(tasks.detailed.using(timeout=9.5), [{"delivery_id": value}])
+
+    rows = [Job.objects.values().get(pk=result.id) for result in (alone, among)]
+    moments = ("id", "enqueued_at", "ready_at")
+    assert [{k: v for k, v in row.items() if k not in moments} for row in rows] == [
+        {k: v for k, v in rows[0].items() if k not in moments}
+    ] * 2
+    assert rows[1]["kwargs"] == {"delivery_id": value} == among.kwargs
+    assert [type(rows[1][k]) for k in moments] == [type(rows[0][k]) for k in moments]
+
+
 def test_enqueue_many_takes_a_delay():
     results = enqueue_many(tasks.add.using(run_after=timedelta(hours=1)), [{"a": n} for n in range(3)])
 
@@ -180,6 +197,7 @@ def test_enqueue_many_takes_a_delay():
 
 def test_enqueue_many_of_more_than_fit_one_statement_keeps_the_order(monkeypatch):
     monkeypatch.setattr("jobs.storage.postgresql.CHUNK", 7)
+    monkeypatch.setattr("jobs.storage.sqlite.CHUNK", 7)
 
     results = enqueue_many(tasks.add, [{"a": n} for n in range(20)])
 

@@ -11,10 +11,23 @@ from django.utils import timezone
 from ..leases import CLAIMED, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import ANY_QUEUE, Place, Storage, Watch, by_id
+from .base import ANY_QUEUE, Inserted, NewJob, Place, Storage, Watch, by_id
 
 DATES = frozenset({"enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"})
 BOOLEANS = frozenset({"suspect", "cancel_requested"})
+
+# All payloads as one JSON text; what the jobs have in common is bound once.
+INSERT_MANY = """
+INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts, max_crashes,
+    timeout, idempotency_key, state, enqueued_at, run_after, ready_at, attempts, forgiven_attempts, crashes, suspect,
+    cancel_requested, leased_by, lease_token, worker_ids, dedupe_key, progress_message)
+SELECT :task_path, :backend, :queue_name, :priority, :args, call.value, :schema_version, :max_attempts, :max_crashes,
+    :timeout, COALESCE(json_extract(:keys, '$[' || call.key || ']'), ''), :state, :now, :run_after, :ready_at,
+    0, 0, 0, 0, 0, '', 0, '[]', '', ''
+FROM json_each(:calls) AS call ORDER BY call.key
+RETURNING id
+"""
+CHUNK = 2_000  # payloads in one statement
 
 CLAIM = f"""
 UPDATE jobs_job SET state = 'running', leased_by = :worker_id, lease_token = lease_token + 1,
@@ -62,6 +75,26 @@ class SQLiteStorage(Storage):
     def now(self) -> datetime:
         """Return this host's time: SQLite is one host's database and has no clock of its own."""
         return timezone.now()
+
+    def insert_many(
+        self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
+    ) -> list[Inserted]:
+        job = self.job_from(template._replace(kwargs="{}"), self.now())
+        arguments = template._asdict() | {
+            "timeout": None if template.timeout is None else template.timeout // timedelta(microseconds=1),
+            "state": job.state,
+            "now": stored(job.enqueued_at),
+            "run_after": stored(job.run_after),
+            "ready_at": stored(job.ready_at),
+        }
+        del arguments["delay"]
+        ids: list[int] = []
+        with self.atomic():
+            for start in range(0, len(kwargs), CHUNK):
+                part = slice(start, start + CHUNK)
+                rows = {"calls": f"[{','.join(kwargs[part])}]", "keys": json.dumps(idempotency_keys[part])}
+                ids.extend(row[0] for row in self.execute(INSERT_MANY, arguments | rows).fetchall())
+        return [Inserted(job_id, job.state, job.enqueued_at, job.run_after) for job_id in sorted(ids)]
 
     def claim(
         self,
