@@ -178,11 +178,10 @@ def test_enqueue_many_stores_what_enqueue_stores(value):
     alone = tasks.detailed.using(timeout=9.5).enqueue(delivery_id=value)
     [among] = enqueue_many(tasks.detailed.using(timeout=9.5), [{"delivery_id": value}])
 
-    rows = [Job.objects.values().get(pk=result.id) for result in (alone, among)]
+    rows = [dict(Job.objects.values().get(pk=result.id)) for result in (alone, among)]
     moments = ("id", "enqueued_at", "ready_at")
-    assert [{k: v for k, v in row.items() if k not in moments} for row in rows] == [
-        {k: v for k, v in rows[0].items() if k not in moments}
-    ] * 2
+    lasting = [{k: v for k, v in row.items() if k not in moments} for row in rows]
+    assert lasting[0] == lasting[1]
     assert rows[1]["kwargs"] == {"delivery_id": value} == among.kwargs
     assert [type(rows[1][k]) for k in moments] == [type(rows[0][k]) for k in moments]
 
