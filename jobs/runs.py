@@ -26,18 +26,22 @@ class Gate:
     Threads: `interrupt` is called by any thread, everything else by the one that runs the job.
     """
 
-    __slots__ = ("closed", "deliver", "error", "lock", "retract", "sent", "shields")
+    __slots__ = ("closed", "error", "lock", "sent", "shields")
 
-    def __init__(
-        self, deliver: Callable[[type[Interruption]], None], retract: Callable[[], None], shut: bool = False
-    ) -> None:
-        self.deliver = deliver
-        self.retract = retract
+    def __init__(self, shut: bool = False) -> None:
         self.lock = threading.Lock()
         self.error: Interruption | None = None
         self.sent = False
         self.shields = int(shut)
         self.closed = False
+
+    def deliver(self, kind: type[Interruption]) -> None:
+        """Raise it inside the run, soon."""
+        raise NotImplementedError
+
+    def retract(self) -> None:
+        """Take back what was delivered and has not arrived; what cannot be taken back is ignored when it arrives."""
+        raise NotImplementedError
 
     def interrupt(self, error: Interruption) -> bool:
         """Raise `error` inside the run, now or when its shield falls. False: it is over, or was interrupted before."""
@@ -94,18 +98,13 @@ class ThreadGate(Gate):
 
     def __init__(self, shut: bool = False) -> None:
         self.thread_id = threading.get_ident()
-        Gate.__init__(self, self.raise_there, self.take_back, shut)
+        Gate.__init__(self, shut)
 
-    def raise_there(self, kind: type[Interruption]) -> None:
+    def deliver(self, kind: type[Interruption]) -> None:
         set_exception(ctypes.c_ulong(self.thread_id), ctypes.py_object(kind))
 
-    def take_back(self) -> None:
+    def retract(self) -> None:
         set_exception(ctypes.c_ulong(self.thread_id), None)
-
-
-def thread_gate(shut: bool = False) -> Gate:
-    """Return a gate that interrupts the calling thread."""
-    return ThreadGate(shut)
 
 
 def not_cancelled() -> None:

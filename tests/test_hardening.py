@@ -9,11 +9,12 @@ from jobs.exceptions import MAX_DELAY_SECONDS, InvalidPayload, TimedOut
 from jobs.idempotency import Guard
 from jobs.models import DeadLetter, ErrorGroup, IdempotencyRecord, Job
 from jobs.outcomes import Failed, storable
-from jobs.runs import Gate, Run, current_run
+from jobs.runs import Run, current_run
 from jobs.states import Reason, RecordState, State
 from jobs.storage import storage
 from jobs.verdicts import judge
 from tests import tasks
+from tests.gates import RecordingGate
 
 pytestmark = pytest.mark.django_db
 
@@ -57,7 +58,7 @@ def test_a_queue_name_that_no_column_holds_is_refused_before_any_sql(queue_name,
 
 
 def test_progress_keeps_what_a_database_can_hold():
-    run = Run(claimed(), Gate(lambda kind: None, lambda: None))
+    run = Run(claimed(), RecordingGate())
 
     storage().note_progress("worker", run.lease.id, run.lease.token, 1, storable("half \udcff and \x00"))
 
@@ -85,7 +86,7 @@ def test_an_answer_does_not_touch_the_record_of_a_live_owner():
 
 @pytest.mark.django_db(transaction=True)
 def test_a_timeout_held_back_while_a_record_begins_leaves_no_record():
-    run = Run(claimed(), Gate(lambda kind: None, lambda: None))
+    run = Run(claimed(), RecordingGate())
     run.gate.error = TimedOut("while the record was written")
     token = current_run.set(run)
     ran = []

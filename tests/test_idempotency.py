@@ -15,11 +15,12 @@ from jobs.conf import Options
 from jobs.exceptions import LeaseLost, TimedOut
 from jobs.idempotency import Guard
 from jobs.models import DeadLetter, IdempotencyRecord, Job
-from jobs.runs import Gate, Run, current_run, thread_gate
+from jobs.runs import Run, ThreadGate, current_run
 from jobs.states import RecordState, State
 from jobs.storage import storage
 from jobs.testing import run_jobs
 from tests import tasks
+from tests.gates import RecordingGate
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +51,7 @@ def run():
     """A job that is running, as a worker's thread sees it."""
     tasks.add.enqueue(1)
     [lease] = storage().claim("w1", "default", 1, LEASE)
-    attempt = Run(lease, thread_gate())
+    attempt = Run(lease, ThreadGate())
     token = current_run.set(attempt)
     yield attempt
     current_run.reset(token)
@@ -492,13 +493,8 @@ def test_connection_lost_after_the_effect_is_opened_again_for_the_record(monkeyp
 # Interruptions: nothing is injected while a record is written
 
 
-def gate_of_the_test() -> tuple[Gate, list[type]]:
-    delivered: list[type] = []
-    return Gate(delivered.append, lambda: None), delivered
-
-
 def test_interruption_during_the_write_of_the_record_waits_until_it_is_written(run, monkeypatch):
-    run.gate, delivered = gate_of_the_test()
+    run.gate = gate = RecordingGate()
     write = Guard.update_done
 
     def interrupted(self, saved):
@@ -510,11 +506,11 @@ def test_interruption_during_the_write_of_the_record_waits_until_it_is_written(r
     with pytest.raises(TimedOut):
         once("k", Effect())
 
-    assert (delivered, record().state) == ([], RecordState.DONE)
+    assert (gate.delivered, record().state) == ([], RecordState.DONE)
 
 
 def test_interruption_during_the_first_write_stops_before_the_effect(run, monkeypatch):
-    run.gate, delivered = gate_of_the_test()
+    run.gate = gate = RecordingGate()
     claim, effect = Guard.claim, Effect()
 
     def interrupted(self):
@@ -526,16 +522,16 @@ def test_interruption_during_the_first_write_stops_before_the_effect(run, monkey
     with pytest.raises(TimedOut):
         once("k", effect)
 
-    assert (delivered, effect.times) == ([], 0)
+    assert (gate.delivered, effect.times) == ([], 0)
 
 
 def test_interruption_on_its_way_when_the_work_ends_waits_for_the_record(run):
-    run.gate, delivered = gate_of_the_test()
+    run.gate = gate = RecordingGate()
 
     with pytest.raises(TimedOut):
         once("k", lambda: run.gate.interrupt(TimedOut("too long")))
 
-    assert (delivered, record().state) == ([TimedOut], RecordState.DONE)
+    assert (gate.delivered, record().state) == ([TimedOut], RecordState.DONE)
 
 
 def test_interruption_inside_the_work_reaches_it_in_a_real_thread(run):

@@ -215,3 +215,8 @@ def test_a_signature_that_is_not_plain_is_left_to_binding(function):
 def test_the_context_is_no_argument_of_the_payload():
     assert payload.fit(takes, True)([], {"b": 1, "c": 2})
     assert not payload.fit(takes, True)([], {"a": 1, "c": 2})
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": [1, 2.5, null, true, "\\u0041"]}', '  {"a": 1}', "\n[1]", '"text"'])
+def test_what_the_database_holds_is_decoded_as_json(text):
+    assert payload.decoded(text) == json.loads(text)

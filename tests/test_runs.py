@@ -1,27 +1,19 @@
 """How the queue interrupts a run: at most once, never inside a shield, and never after its end."""
 
+import gc
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
 from jobs.exceptions import Interruption, LeaseLost, TimedOut
 from jobs.models import Job
-from jobs.runs import Gate, JobContext, Run, thread_gate
+from jobs.runs import Gate, JobContext, Run, ThreadGate
 from tests.admin.rows import a_job
+from tests.gates import RecordingGate
 from tests.leases import a_lease
-
-
-class Recorder:
-    """A gate whose deliveries are only noted."""
-
-    def __init__(self):
-        self.delivered, self.retracted = [], 0
-        self.gate = Gate(self.delivered.append, self.retract)
-
-    def retract(self):
-        self.retracted += 1
 
 
 class Worker:
@@ -37,7 +29,7 @@ class Worker:
         assert self.began.wait(30)
 
     def run(self):
-        self.gate = thread_gate()
+        self.gate = ThreadGate()
         try:
             self.function(self)
             self.reached_end = True
@@ -60,47 +52,47 @@ def spin(until: threading.Event) -> None:
 
 
 def test_interruption_is_delivered_by_its_class():
-    recorder = Recorder()
+    gate = RecordingGate()
 
-    assert recorder.gate.interrupt(TimedOut("too long"))
+    assert gate.interrupt(TimedOut("too long"))
 
-    assert recorder.delivered == [TimedOut]
+    assert gate.delivered == [TimedOut]
 
 
 def test_second_interruption_is_refused():
-    recorder = Recorder()
-    recorder.gate.interrupt(TimedOut("too long"))
+    gate = RecordingGate()
+    gate.interrupt(TimedOut("too long"))
 
-    assert not recorder.gate.interrupt(LeaseLost("gone"))
-    assert recorder.delivered == [TimedOut]
+    assert not gate.interrupt(LeaseLost("gone"))
+    assert gate.delivered == [TimedOut]
 
 
 def test_closed_gate_lets_nothing_in():
-    recorder = Recorder()
-    recorder.gate.close()
+    gate = RecordingGate()
+    gate.close()
 
-    assert not recorder.gate.interrupt(TimedOut("too late"))
-    assert recorder.delivered == []
+    assert not gate.interrupt(TimedOut("too late"))
+    assert gate.delivered == []
 
 
 def test_shield_holds_an_interruption_back_and_raises_it_when_it_falls():
-    recorder, error = Recorder(), TimedOut("too long")
+    gate, error = RecordingGate(), TimedOut("too long")
 
-    with pytest.raises(TimedOut) as raised, recorder.gate:
-        assert recorder.gate.interrupt(error)
+    with pytest.raises(TimedOut) as raised, gate:
+        assert gate.interrupt(error)
 
     assert raised.value is error
-    assert recorder.delivered == []
+    assert gate.delivered == []
 
 
 def test_nested_shields_fall_together():
-    recorder = Recorder()
+    gate = RecordingGate()
     steps = []
 
     def work():
-        with recorder.gate:
-            with recorder.gate:
-                recorder.gate.interrupt(TimedOut("too long"))
+        with gate:
+            with gate:
+                gate.interrupt(TimedOut("too long"))
             steps.append("still shielded")
         steps.append("never reached")
 
@@ -111,19 +103,19 @@ def test_nested_shields_fall_together():
 
 
 def test_shield_retracts_what_is_on_its_way():
-    recorder = Recorder()
-    recorder.gate.interrupt(TimedOut("too long"))
+    gate = RecordingGate()
+    gate.interrupt(TimedOut("too long"))
 
-    with pytest.raises(TimedOut), recorder.gate:
-        assert recorder.retracted == 1
+    with pytest.raises(TimedOut), gate:
+        assert gate.retracted == 1
 
 
 def test_error_under_a_shield_is_not_replaced_by_the_interruption():
-    recorder = Recorder()
+    gate = RecordingGate()
 
     def work():
-        with recorder.gate:
-            recorder.gate.interrupt(TimedOut("too long"))
+        with gate:
+            gate.interrupt(TimedOut("too long"))
             raise ValueError("the database said no")
 
     with pytest.raises(ValueError, match="said no"):
@@ -131,13 +123,13 @@ def test_error_under_a_shield_is_not_replaced_by_the_interruption():
 
 
 def test_gate_closed_under_a_shield_stays_quiet():
-    recorder = Recorder()
+    gate = RecordingGate()
 
-    with recorder.gate:
-        recorder.gate.interrupt(TimedOut("too long"))
-        recorder.gate.close()
+    with gate:
+        gate.interrupt(TimedOut("too long"))
+        gate.close()
 
-    assert recorder.delivered == []
+    assert gate.delivered == []
 
 
 # In a real thread
@@ -212,7 +204,7 @@ def test_no_interruption_leaks_out_of_a_closed_gate(quick_switches):
         worker.began.set()
         deadline = time.monotonic() + 30
         while caught[0] < 50 and time.monotonic() < deadline:
-            gate = worker.gate = thread_gate()
+            gate = worker.gate = ThreadGate()
             try:
                 try:
                     next_job()
@@ -240,7 +232,7 @@ def test_no_interruption_leaks_out_of_a_closed_gate(quick_switches):
 
 
 def context_of(**fields) -> JobContext:
-    return JobContext(None, Run(a_lease(**fields), Recorder().gate, timeout_seconds=30))
+    return JobContext(None, Run(a_lease(**fields), RecordingGate(), timeout_seconds=30))
 
 
 def test_context_knows_attempt_and_job():
@@ -250,7 +242,7 @@ def test_context_knows_attempt_and_job():
 
 
 def test_deadline_is_by_the_databases_clock():
-    run = Run(a_lease(), Recorder().gate, timeout_seconds=30)
+    run = Run(a_lease(), RecordingGate(), timeout_seconds=30)
     run.deadline = run.lease.claimed_monotonic + 30
 
     passed = JobContext(None, run).deadline - run.lease.claimed_at
@@ -259,7 +251,7 @@ def test_deadline_is_by_the_databases_clock():
 
 
 def test_task_without_a_timeout_has_no_deadline():
-    assert JobContext(None, Run(a_lease(), Recorder().gate)).deadline is None
+    assert JobContext(None, Run(a_lease(), RecordingGate())).deadline is None
 
 
 def test_lost_lease_is_told():
@@ -298,3 +290,14 @@ def test_progress_is_kept_for_the_heartbeat_and_shortened():
 def test_progress_that_is_no_percentage_is_refused(percent):
     with pytest.raises(ValueError, match="percentage"):
         context_of().progress(percent)
+
+
+def test_a_run_that_is_over_leaves_nothing_to_the_garbage_collector():
+    gc.disable()
+    try:
+        run = Run(a_lease(), ThreadGate(shut=True))
+        lock = weakref.ref(run.gate.lock)
+        del run
+        assert lock() is None
+    finally:
+        gc.enable()

@@ -1,7 +1,6 @@
 """The life of one attempt, from a lease to an outcome. It writes nothing, unless the task is transactional."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from ..idempotency import Guard
 from ..leases import Lease
 from ..outcomes import Buried, Cancelled, ErrorReport, Outcome, Succeeded
 from ..registry import Callee
-from ..runs import Gate, JobContext, Run, current_run, thread_gate
+from ..runs import Gate, JobContext, Run, ThreadGate, current_run
 from ..states import Reason, State
 from ..storage import storage
 from ..verdicts import hold, judge, settlement
@@ -74,8 +73,8 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
         return hold(lease, options, f"no task at {lease.task_path}")
     if lease.schema_version > callee.schema_version:
         return hold(lease, options, f"schema version {lease.schema_version} is newer than the code's")
-    args = [] if lease.args == "[]" else json.loads(lease.args)
-    kwargs = {} if lease.kwargs == "{}" else json.loads(lease.kwargs)
+    args = [] if lease.args == "[]" else payload.decoded(lease.args)
+    kwargs = {} if lease.kwargs == "{}" else payload.decoded(lease.kwargs)
     if not callee.fits(args, kwargs):
         try:
             payload.bound(callee.function, callee.takes_context, args, kwargs)
@@ -96,7 +95,7 @@ class Runner:
         call = prepared(lease, self.options)
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
-        run = Run(lease, thread_gate(shut=True), timeout_seconds(lease, call.callee))
+        run = Run(lease, ThreadGate(shut=True), timeout_seconds(lease, call.callee))
         token = self.begin(run, watch)
         try:
             started = time.monotonic()
@@ -238,7 +237,7 @@ class AsyncRunner(Runner):
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        gate = task_gate(loop, task)
+        gate = TaskGate(loop, task)
 
         def cancel() -> None:
             gate.interrupt(CancelRequested("cancelled on request"))
@@ -284,16 +283,22 @@ def refreshed() -> None:
     tidy()
 
 
-def task_gate(loop: Any, task: Any) -> Gate:
-    """Return a gate that interrupts a coroutine by cancelling its asyncio task."""
+class TaskGate(Gate):
+    """Interrupts a coroutine by cancelling its asyncio task."""
 
-    def deliver(kind: type[Interruption]) -> None:
-        loop.call_soon_threadsafe(cancel)
+    __slots__ = ("loop", "task")
 
-    def cancel() -> None:
-        with gate.lock:
-            if gate.sent and not gate.closed:
-                task.cancel()
+    def __init__(self, loop: Any, task: Any) -> None:
+        Gate.__init__(self, shut=True)
+        self.loop, self.task = loop, task
 
-    gate = Gate(deliver, retract=lambda: None, shut=True)
-    return gate
+    def deliver(self, kind: type[Interruption]) -> None:
+        self.loop.call_soon_threadsafe(self.cancel)
+
+    def retract(self) -> None:
+        """Nothing to do: `cancel` looks whether it is still wanted."""
+
+    def cancel(self) -> None:
+        with self.lock:
+            if self.sent and not self.closed:
+                self.task.cancel()

@@ -7,7 +7,7 @@ import tempfile
 
 # Job id, lease token, deadline in monotonic seconds (0: none). The monotonic clock is the same in both processes.
 SLOT = struct.Struct("=qqd")
-ID = struct.Struct("=q")
+WORDS = 3  # of eight bytes in a slot
 
 
 class Slots:
@@ -17,6 +17,9 @@ class Slots:
         self.descriptor = descriptor
         self.count = count
         self.memory = mmap.mmap(descriptor, max(1, count) * SLOT.size)
+        # Each word is written at once, whatever the supervisor reads meanwhile.
+        self.numbers = memoryview(self.memory).cast("q")
+        self.moments = memoryview(self.memory).cast("d")
 
     @classmethod
     def create(cls, count: int) -> "Slots":
@@ -30,11 +33,14 @@ class Slots:
 
     def mark(self, row: int, job_id: int, token: int, deadline: float | None) -> None:
         """Say that an attempt starts. The id comes last: a row counts only once it is whole."""
-        SLOT.pack_into(self.memory, row * SLOT.size, 0, token, deadline or 0.0)
-        ID.pack_into(self.memory, row * SLOT.size, job_id)
+        numbers, place = self.numbers, WORDS * row
+        numbers[place] = 0
+        numbers[place + 1] = token
+        self.moments[place + 2] = deadline or 0.0
+        numbers[place] = job_id
 
     def clear(self, row: int) -> None:
-        ID.pack_into(self.memory, row * SLOT.size, 0)
+        self.numbers[WORDS * row] = 0
 
     def started(self) -> dict[int, int]:
         """Return the lease token of each job that is running, by job id."""
@@ -50,5 +56,7 @@ class Slots:
         return [row for row in rows if row[0]]
 
     def close(self) -> None:
+        self.numbers.release()
+        self.moments.release()
         self.memory.close()
         os.close(self.descriptor)

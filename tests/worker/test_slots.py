@@ -48,3 +48,12 @@ def test_process_without_executors_has_no_rows():
 
     assert slots.started() == {}
     slots.close()
+
+
+def test_a_process_that_closes_its_slots_leaves_nothing_open(slots):
+    other = Slots(os.dup(slots.descriptor), 4)
+    other.mark(1, 7, 1, None)
+
+    other.close()
+
+    assert slots.started() == {7: 1}
