@@ -28,7 +28,7 @@ def encoded(task_name: str, args: Sequence[Any], kwargs: Mapping[str, Any], max_
         check(value, task_name, f"args[{position}]")
     for name, value in kwargs.items():
         check(value, task_name, name)
-    texts = encode(list(args), task_name), encode(dict(kwargs), task_name)
+    texts = encode(list(args), task_name) if args else "[]", encode(dict(kwargs), task_name)
     size = sum(len(text.encode()) for text in texts)
     if size > max_payload:
         raise InvalidPayload(

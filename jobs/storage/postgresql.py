@@ -12,7 +12,7 @@ from django.db.utils import OperationalError
 
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
-from ..states import ENDED
+from ..states import ENDED, State
 from .base import Claim, Inserted, NewJob, Place, Pulse, Renewal, Storage, Watch, by_id
 
 CHANNEL = "jobs_ready"
@@ -53,7 +53,7 @@ BY_TIME = {
 AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()"}
 INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME)}) {RETURNING}"
 # Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time.
-INSERT_NOW = f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE)}) {RETURNING}"
+INSERT_NOW = f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE)}) RETURNING id, enqueued_at"
 # What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
 # order of the rows; RETURNING itself promises no order.
 INSERT_MANY = f"""
@@ -195,17 +195,19 @@ class PostgresStorage(Storage):
             return [self.insert_one(cursor, row, tell) for row in rows]
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
-        sql = INSERT_NOW if row.run_after is None and row.delay is None else INSERT_ONE
+        is_now = row.run_after is None and row.delay is None
+        sql = INSERT_NOW if is_now else INSERT_ONE
         if not tell:
             cursor.execute(sql, row._asdict())
-            return Inserted(*cursor.fetchone())
-        try:
-            cursor.execute(f"{sql}, pg_notify(%(channel)s, queue_name)", row._asdict() | {"channel": CHANNEL})
-        except OperationalError as error:
-            if getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
-                raise
-            return self.insert_one(cursor, row, tell=False)
-        return Inserted(*cursor.fetchone()[:-1])
+        else:
+            try:
+                cursor.execute(f"{sql}, pg_notify(%(channel)s, queue_name)", row._asdict() | {"channel": CHANNEL})
+            except OperationalError as error:
+                if getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
+                    raise
+                return self.insert_one(cursor, row, tell=False)
+        found = cursor.fetchone()
+        return Inserted(found[0], State.READY, found[1], None) if is_now else Inserted(*found[:4])
 
     def insert_many(
         self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
