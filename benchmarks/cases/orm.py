@@ -14,7 +14,7 @@ from ..seeding import Recipe, Seeded
 
 def against_plain_calls(bench: Bench, case: Case, *, threads: int) -> Row:
     row = case.row(bench, "jobs/s", f"create() from {threads} threads")
-    recipe, drain = Recipe("write_row", bench.count(20_000), warm=1_000), Drain(threads=threads)
+    recipe, drain = Recipe("write_row", bench.count(40_000), warm=1_000), Drain(threads=threads)
     with bench.prepared(recipe) as prepared:
         for _ in range(bench.runs):
             row.samples.append(run_once(bench, prepared, drain, around=partial(rows_checked, prepared)))
