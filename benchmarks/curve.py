@@ -7,7 +7,7 @@ from html import escape
 from .measuring import Row
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 72, 24, 56, 48
+LEFT, RIGHT, TOP, BOTTOM = 72, 44, 56, 48
 COLOURS = {"postgresql": "#3b74c4", "sqlite": "#b5541f"}
 NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 
