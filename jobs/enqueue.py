@@ -10,7 +10,7 @@ from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
 from .storage import Inserted, NewJob, storage
-from .wake import is_due, wake
+from .wake import is_due, is_late, not_told, wake
 
 
 def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> NewJob:
@@ -56,9 +56,19 @@ def add(job: NewJob) -> Inserted:
     store = storage()
     connection = store.connection
     is_alone = not connection.in_atomic_block and connection.get_autocommit()
-    tells = is_alone and job.delay is None and job.run_after is None
-    [inserted] = store.insert([job], tell=tells and is_due(job.queue_name))
-    if inserted.state == State.READY and not tells:
+    if not is_alone or job.delay is not None or job.run_after is not None:
+        [inserted] = store.insert([job])
+        if inserted.state == State.READY:
+            wake(job.queue_name)
+        return inserted
+    tells = is_due(job.queue_name)
+    try:
+        [inserted] = store.insert([job], tell=tells)
+    except BaseException:
+        if tells:
+            not_told(job.queue_name)
+        raise
+    if not tells and is_late(job.queue_name):
         wake(job.queue_name)
     return inserted
 

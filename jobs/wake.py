@@ -8,6 +8,7 @@ from .storage import storage
 
 # A woken worker keeps looking for twice this long, so what the window swallows is found at once all the same.
 WINDOW_SECONDS = 0.020
+LATE_SECONDS = 1.5 * WINDOW_SECONDS
 
 last_sent: dict[str, float] = {}
 
@@ -24,7 +25,11 @@ def wake(queue_name: str) -> None:
 
 def send(queue_name: str) -> None:
     if is_due(queue_name):
-        storage().notify(queue_name)
+        try:
+            storage().notify(queue_name)
+        except BaseException:
+            not_told(queue_name)
+            raise
 
 
 def is_due(queue_name: str) -> bool:
@@ -34,3 +39,13 @@ def is_due(queue_name: str) -> bool:
         return False
     last_sent[queue_name] = now
     return True
+
+
+def not_told(queue_name: str) -> None:
+    """Take back that workers have been told: the commit that was to carry the notification did not come about."""
+    last_sent.pop(queue_name, None)
+
+
+def is_late(queue_name: str) -> bool:
+    """Say whether workers that were told last may have stopped looking, before a job that relied on that was there."""
+    return time.monotonic() - last_sent.get(queue_name, 0.0) > LATE_SECONDS

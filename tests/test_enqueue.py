@@ -1,6 +1,7 @@
 """Rule 9: enqueue joins the caller's transaction."""
 
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from jobs import enqueue_many
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job, Queue
 from jobs.storage import storage
-from jobs.wake import last_sent
+from jobs.wake import LATE_SECONDS, last_sent
 from tests import tasks
 
 pytestmark = pytest.mark.django_db
@@ -115,6 +116,60 @@ def test_a_full_queue_of_notifications_does_not_fail_the_enqueue(vendor):
         tasks.add.enqueue(1)
 
     assert Job.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_insert_that_fails_keeps_no_notification_from_the_next(monkeypatch):
+    last_sent.clear()
+    insert = type(storage()).insert
+
+    def fails(self, rows, tell=False):
+        raise OperationalError("the disk is full")
+
+    monkeypatch.setattr(type(storage()), "insert", fails)
+    with pytest.raises(OperationalError):
+        tasks.add.enqueue(1)
+
+    told = []
+    monkeypatch.setattr(
+        type(storage()), "insert", lambda self, rows, tell: told.append(tell) or insert(self, rows, tell)
+    )
+    tasks.add.enqueue(1)
+    assert told == [True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_notification_that_fails_keeps_none_from_the_next(monkeypatch):
+    last_sent.clear()
+    told = []
+
+    def fails(self, queue_name):
+        told.append(queue_name)
+        raise OperationalError("the server is gone")
+
+    monkeypatch.setattr(type(storage()), "notify", fails)
+    for _ in range(2):
+        with transaction.atomic():
+            tasks.add.enqueue(1)
+
+    assert told == ["default", "default"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_slower_than_workers_look_gets_a_notification_of_its_own(monkeypatch):
+    last_sent.clear()
+    insert, told = type(storage()).insert, []
+
+    def slow(self, rows, tell):
+        time.sleep(0 if tell else 2 * LATE_SECONDS)
+        return insert(self, rows, tell)
+
+    monkeypatch.setattr(type(storage()), "insert", slow)
+    monkeypatch.setattr(type(storage()), "notify", lambda self, queue_name: told.append(queue_name))
+    last_sent["default"] = time.monotonic()
+    tasks.add.enqueue(1)
+
+    assert told == ["default"]
 
 
 class NotifyQueueFull(Exception):

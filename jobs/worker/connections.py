@@ -58,6 +58,8 @@ def has_ended(driver_connection: Any) -> bool:
         return False
     try:
         pgconn.consume_input()
+        # The first look may find the server's last words, and only the one after it the end.
+        pgconn.consume_input()
     except Exception:
         return True
     return False
