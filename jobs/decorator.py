@@ -47,7 +47,7 @@ class JobTask(Task):  # type: ignore[misc]
 
         Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one.
         """
-        refuse_unknown(options, PER_CALL, f"{self.name}.using()")
+        refuse_unknown(options, PER_CALL | {"run_after"}, f"{self.name}.using()")
         changes = {name: value for name, value in options.items() if value is not None}
         if isinstance(run_after, timedelta):
             changes |= {"delay": run_after, "run_after": None}

@@ -66,6 +66,11 @@ def test_unknown_option_names_the_nearest_right_one():
         task(max_atempts=3)(work)
 
 
+def test_unknown_option_of_using_names_all_that_there_are():
+    with pytest.raises(TypeError, match=r"there are .*max_attempts.*queue_name, run_after, timeout"):
+        tasks.add.using(colour=1)
+
+
 def test_unknown_option_of_using_names_the_nearest_right_one():
     with pytest.raises(TypeError, match=r"did you mean 'timeout'"):
         tasks.add.using(time_out=3)
