@@ -326,15 +326,20 @@ class PostgresStorage(Storage):
 
         connection = self.connection
         connection.ensure_connection()
+        driver = connection.connection
+        # Tasks may use this connection too, and whether their statements are prepared is not ours to say.
+        theirs = driver.prepare_threshold
         with connection.wrap_database_errors:
-            connection.connection.prepare_threshold = 5 if self.prepares else None
+            driver.prepare_threshold = 5 if self.prepares else None
             try:
-                yield connection.connection
+                yield driver
             except psycopg.Error as error:
                 if error.sqlstate not in NOT_OUR_SESSION:
                     raise
                 self.prepares = False
                 raise psycopg.OperationalError(f"no prepared statements behind this pooler: {error}") from error
+            finally:
+                driver.prepare_threshold = theirs
 
     @contextmanager
     def binding_cursor(self) -> Iterator[Any]:

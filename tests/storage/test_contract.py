@@ -1032,3 +1032,17 @@ def test_a_pooler_that_loses_prepared_statements_costs_one_try(vendor, monkeypat
 
     assert len(claim(store)) == 1
     assert not store.prepares
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whether_a_task_s_own_statements_are_prepared_stays_as_the_project_has_it(vendor):
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL prepares statements for a session")
+    connection.ensure_connection()
+    before = connection.connection.prepare_threshold
+
+    add(storage())
+    for lease in claim(storage()):
+        storage().settle([row_for(lease, Succeeded())])
+
+    assert connection.connection.prepare_threshold == before
