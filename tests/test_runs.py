@@ -201,6 +201,7 @@ def test_no_interruption_leaks_out_of_a_closed_gate(quick_switches):
             pass
 
     def work(worker):
+        worker.gate.close()  # only the gates of the runs below are to be interrupted
         worker.began.set()
         deadline = time.monotonic() + 30
         while caught[0] < 50 and time.monotonic() < deadline:
