@@ -1,6 +1,5 @@
 """Django's Tasks API on top of the queue: enqueue, results, and Django's four-value status."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -24,6 +23,7 @@ from .compat import (
 )
 from .conf import Options
 from .decorator import JobTask
+from .payload import decoded
 from .states import State
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def result_of_row(task: Any, row: "Inserted", args: str, kwargs: str) -> Any:
         id=row.id,
         state=row.state,
         enqueued_at=row.enqueued_at,
-        args=[] if args == "[]" else json.loads(args),
-        kwargs=json.loads(kwargs),
+        args=decoded(args),
+        kwargs=decoded(kwargs),
     )
 
 

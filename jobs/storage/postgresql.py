@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -52,8 +52,15 @@ BY_TIME = {
 }
 AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()"}
 INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME)}) {RETURNING}"
-# Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time.
-INSERT_NOW = f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE)}) RETURNING id, enqueued_at"
+# Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time. Its
+# moment comes back without a time zone: the driver reads that many times faster.
+INSERT_NOW = f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE)}) RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
+OF_ONE_CALL = ("args", "kwargs", "idempotency_key")
+OF_ITS_TASK = (
+    *("task_path", "backend", "queue_name", "priority"),
+    *("schema_version", "max_attempts", "max_crashes", "timeout"),
+)
+of_its_task, of_one_call = attrgetter(*OF_ITS_TASK), attrgetter(*OF_ONE_CALL)
 # What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
 # order of the rows; RETURNING itself promises no order.
 INSERT_MANY = f"""
@@ -67,6 +74,19 @@ WITH added AS (
 SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) FROM added
 """
 CHUNK = 10_000  # payloads in one statement
+
+TELL = f", pg_notify('{CHANNEL}', queue_name)"
+
+
+@lru_cache(maxsize=256)
+def insert_now_sql(values: tuple[Any, ...]) -> str:
+    """Return INSERT_NOW for calls of one task: what they have in common is merged once, not by the driver each time."""
+    from psycopg.sql import Literal
+
+    literals = [Literal(value).as_string(None).replace("%", "%%") for value in values]
+    texts = dict(zip(OF_ITS_TASK, literals, strict=True))
+    return INSERT_NOW % (texts | dict.fromkeys(OF_ONE_CALL, "%s"))
+
 
 READY = """
     SELECT ctid FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s{band}
@@ -196,18 +216,17 @@ class PostgresStorage(Storage):
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
         is_now = row.run_after is None and row.delay is None
-        sql = INSERT_NOW if is_now else INSERT_ONE
-        if not tell:
-            cursor.execute(sql, row._asdict())
-        else:
-            try:
-                cursor.execute(f"{sql}, pg_notify(%(channel)s, queue_name)", row._asdict() | {"channel": CHANNEL})
-            except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
-                    raise
-                return self.insert_one(cursor, row, tell=False)
+        sql, values = (insert_now_sql(of_its_task(row)), of_one_call(row)) if is_now else (INSERT_ONE, row._asdict())
+        try:
+            cursor.execute(sql + TELL if tell else sql, values)
+        except OperationalError as error:
+            if not tell or getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
+                raise
+            return self.insert_one(cursor, row, tell=False)
         found = cursor.fetchone()
-        return Inserted(found[0], State.READY, found[1], None) if is_now else Inserted(*found[:4])
+        if not is_now:
+            return Inserted(*found[:4])
+        return Inserted(found[0], State.READY, found[1].replace(tzinfo=UTC), None)
 
     def insert_many(
         self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()

@@ -3,6 +3,7 @@
 import json
 import threading
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import DataError, OperationalError, connection
@@ -111,6 +112,26 @@ def test_inserted_job_has_what_was_asked_and_is_ready(store):
     assert (job.state, job.attempts, job.lease_token, job.idempotency_key) == (State.READY, 0, 0, "k")
     assert job.ready_at == job.enqueued_at == inserted.enqueued_at
     assert job.worker_ids == []
+
+
+@pytest.mark.parametrize("text", ["50 % of %s", "%(kwargs)s", "O'Hara", "back\\slash", "{name}", "$1", "a -- b"])
+def test_text_of_a_task_that_means_something_in_sql_is_stored_as_it_is(store, text):
+    names = {"queue_name": text, "task_path": text, "idempotency_key": text}
+
+    [inserted] = store.insert([new(**names, priority=-5, timeout=timedelta(seconds=1.5))])
+
+    job = Job.objects.get(pk=inserted.id)
+    assert {name: getattr(job, name) for name in names} == names
+    assert (job.priority, job.timeout) == (-5, timedelta(seconds=1.5))
+
+
+@pytest.mark.parametrize("zone", [UTC, ZoneInfo("Asia/Kathmandu")])
+def test_the_moment_of_insertion_is_that_of_the_row_whatever_the_time_zone(store, zone, monkeypatch):
+    monkeypatch.setitem(connection.__dict__, "timezone", zone)
+
+    [inserted] = store.insert([new()])
+
+    assert inserted.enqueued_at == Job.objects.values_list("enqueued_at", flat=True).get(pk=inserted.id)
 
 
 def test_many_are_inserted_in_the_order_given(store):
