@@ -2,12 +2,12 @@
 
 import random
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from ..leases import Lease
 from ..storage import Claim, Storage
-from .horizon import COST, Horizon
+from .horizon import Horizon, Rest
 from .plan import Plan
 from .rota import Rota
 
@@ -23,14 +23,16 @@ class Claimer:
         self.plan, self.store = plan, store
         self.rota = Rota(frozenset(plan.queues), plan.solo)
         self.horizons: defaultdict[str, Horizon] = defaultdict(Horizon)
-        self.calls: deque[tuple[Collection[str], float]] = deque()
-        self.scanned_at = self.scan_took = 0.0
+        self.calls: dict[str, float] = {}  # until when to look into a queue; news in, as they come, until there is room
+        self.scanned_at = float("-inf")
+        self.rest = Rest()
         self.idle_seconds = plan.poll_seconds
         self.poll_at = 0.0
 
     def call(self, queues: Collection[str], until: float) -> None:
         """Look into these queues until then."""
-        self.calls.append((queues, until))
+        for name in queues:
+            self.calls[name] = until
 
     def claims(self, room: int, now: float) -> list[Claim]:
         """Return what to claim, at most `room` jobs: a share of each queue whose turn it is."""
@@ -47,19 +49,20 @@ class Claimer:
     def find_queues(self, now: float) -> None:
         """Put queues on the rota that may have work: those told of, and now and then all that the database names."""
         while self.calls:
-            self.rota.call(*self.calls.popleft())
+            name, until = self.calls.popitem()
+            self.rota.call([name], until)
         has_backlog = bool(self.rota.turns)
         is_asked = self.rota.take_called(now)
         due_at = self.scanned_at + RESCAN_SECONDS if has_backlog else 0.0 if is_asked else self.poll_at
         if now < due_at:
             return
-        # What was claimed behind a long transaction makes even this slow: at most a tenth of the time goes into it.
-        if now < (cheap_at := self.scanned_at + COST * self.scan_took):
+        # What was claimed behind a long transaction makes even this slow.
+        if now < (cheap_at := self.scanned_at + self.rest.seconds):
             self.poll_at = cheap_at
             return
         self.rota.update(self.store.ready_queues())
         self.scanned_at = time.monotonic()
-        self.scan_took = self.scanned_at - now
+        self.rest.note(self.scanned_at - now)
         self.poll_next(self.scanned_at, has_found=False)
 
     def note(self, claims: Sequence[Claim], found: Sequence[Sequence[Lease]], began: float, ended: float) -> None:

@@ -10,8 +10,24 @@ from ..leases import Lease
 from ..storage import Place
 
 FULL_LOOK_SECONDS = 1.0  # in a backlog: a job whose transaction committed late stands before the place
-COST = 10  # a full look is due again after so many times what it took
+COST = 10  # a look is due again after so many times what it took
+LONGEST_REST_SECONDS = 5.0
 MAX_PLACES = 4
+
+
+class Rest:
+    """How long to leave the database alone after a look that long transactions of others may make dear."""
+
+    def __init__(self) -> None:
+        self.took = self.took_before = float("inf")
+
+    def note(self, seconds: float) -> None:
+        self.took, self.took_before = seconds, self.took
+
+    @property
+    def seconds(self) -> float:
+        """Return ten times what a look takes; one that had to wait for a lock or a disk says nothing of the next."""
+        return min(COST * min(self.took, self.took_before), LONGEST_REST_SECONDS)
 
 
 class Horizon:
@@ -19,7 +35,8 @@ class Horizon:
 
     def __init__(self) -> None:
         self.places: dict[int, Place] = {}
-        self.looked_at = self.took = 0.0  # the newest look at the whole queue
+        self.looked_at = 0.0  # at the whole queue
+        self.rest = Rest()
         self.due_at = 0.0  # the next one
 
     def begin(self, now: float) -> Sequence[Place]:
@@ -34,6 +51,7 @@ class Horizon:
         while len(self.places) > MAX_PLACES:
             del self.places[next(iter(self.places))]
         if not places:
-            self.looked_at, self.took = ended, ended - began
+            self.looked_at = ended
+            self.rest.note(ended - began)
         # Without a backlog no job may wait for having committed late: then it is looked for as often as that is cheap.
-        self.due_at = self.looked_at + max(COST * self.took, FULL_LOOK_SECONDS if is_full else 0.0)
+        self.due_at = self.looked_at + max(self.rest.seconds, FULL_LOOK_SECONDS if is_full else 0.0)

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.storage import ANY_QUEUE, ReadyQueue
 from jobs.worker.claimer import RESCAN_SECONDS, Claimer
-from jobs.worker.horizon import COST
+from jobs.worker.horizon import COST, LONGEST_REST_SECONDS
 from jobs.worker.plan import Plan
 from tests.leases import a_lease
 
@@ -146,17 +146,53 @@ def test_a_busy_worker_asks_now_and_then_which_other_queues_have_work(clock):
 
 
 def test_asking_which_queues_have_work_never_takes_more_than_a_tenth_of_the_time(clock):
-    looks = Looks("a", pause=lambda: setattr(clock, "now", clock.now + 2.0))
+    looks = Looks("a", pause=lambda: setattr(clock, "now", clock.now + 0.2))
     claimer = claimer_of(looks)
     everything(claimer, claimer.claims(500, clock.now), clock.now)
 
-    clock.now += COST * 2.0 - 0.1
+    clock.now += COST * 0.2 - 0.1
     everything(claimer, claimer.claims(500, clock.now), clock.now)
     assert looks.count == 1
 
     clock.now += 0.2
     claimer.claims(500, clock.now)
     assert looks.count == 2
+
+
+def test_one_look_that_had_to_wait_puts_off_no_later_one(clock):
+    pauses = iter([0.001, 30.0, 0.001])
+    looks = Looks(pause=lambda: setattr(clock, "now", clock.now + next(pauses)))
+    claimer = claimer_of(looks)
+    for _ in range(2):
+        claimer.call({ANY_QUEUE}, until=clock.now)
+        claimer.claims(4, clock.now)
+        clock.now += 0.02
+
+    looks.ready.append(ReadyQueue("a", True, False, False, False))
+    claimer.call({ANY_QUEUE}, until=clock.now)
+
+    assert [claim.queue_name for claim in claimer.claims(4, clock.now)] == ["a"]
+
+
+def test_looks_that_always_take_long_are_put_off_by_seconds_not_by_minutes(clock):
+    looks = Looks("a", pause=lambda: setattr(clock, "now", clock.now + 30.0))
+    claimer = claimer_of(looks)
+    for looked in (1, 2, 3):
+        claimer.call({ANY_QUEUE}, until=clock.now)
+        claimer.claims(4, clock.now)
+        assert looks.count == looked
+        clock.now += LONGEST_REST_SECONDS + 0.01
+
+
+def test_calls_that_come_while_there_is_no_room_are_kept_but_do_not_pile_up(clock):
+    claimer = claimer_of(Looks())
+    claimer.poll_at = clock.now + 60
+    for n in range(1000):
+        claimer.call({"email", "sms"}, until=clock.now + n)
+        assert claimer.claims(0, clock.now) == []
+
+    assert len(claimer.calls) == 2
+    assert sorted(claim.queue_name for claim in claimer.claims(500, clock.now)) == ["email", "sms"]
 
 
 def test_a_queue_that_ran_dry_behind_its_places_is_looked_into_once_more(clock):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from jobs.storage import Place
-from jobs.worker.horizon import COST, FULL_LOOK_SECONDS, MAX_PLACES, Horizon
+from jobs.worker.horizon import COST, FULL_LOOK_SECONDS, LONGEST_REST_SECONDS, MAX_PLACES, Horizon
 from tests.leases import MOMENT, a_lease
 
 
@@ -51,9 +51,26 @@ def test_without_a_backlog_the_whole_queue_is_looked_at_as_often_as_that_is_chea
 def test_a_look_that_takes_long_is_not_taken_often():
     horizon = Horizon()
 
-    horizon.note(leases((0, 1, 1)), (), is_full=False, began=100.0, ended=100.5)
+    horizon.note(leases((0, 1, 1)), (), is_full=False, began=100.0, ended=100.4)
 
-    assert horizon.begin(100.5 + 0.99 * COST * 0.5)
+    assert horizon.begin(100.4 + 0.99 * COST * 0.4)
+
+
+def test_one_look_that_had_to_wait_puts_off_no_later_one():
+    horizon = Horizon()
+    horizon.note(leases((0, 1, 1)), (), is_full=False, began=100.0, ended=100.001)
+
+    horizon.note(leases((0, 1, 2)), (), is_full=False, began=101.0, ended=161.0)
+
+    assert horizon.begin(161.0 + COST * 0.0011) == ()
+
+
+def test_looks_that_always_take_long_are_put_off_by_seconds_not_by_minutes():
+    horizon = Horizon()
+    for began in (100.0, 200.0):
+        horizon.note(leases((0, 1, 1)), (), is_full=False, began=began, ended=began + 60.0)
+
+    assert horizon.begin(260.0 + LONGEST_REST_SECONDS) == ()
 
 
 def test_only_the_priorities_claimed_last_are_remembered():
