@@ -150,9 +150,10 @@ class Engine:
             self.idle_since = now
         elif self.has_served():
             self.draining = True
-        if now < self.look_until:
+        has_room = self.room() > 0
+        if has_room and now < self.look_until:
             return LOOK_SECONDS
-        next_look = max(0.0, self.claimer.next_look_at() - now) if self.room() > 0 else BUSY_SECONDS
+        next_look = max(0.0, self.claimer.next_look_at() - now) if has_room else BUSY_SECONDS
         if self.held:
             alone = self.threads.buffer and self.pace.crew(self.plan.threads) < self.plan.threads
             return min(next_look, LOOK_SECONDS if alone else BUSY_SECONDS)
@@ -227,13 +228,14 @@ class Engine:
 
     def release_stale(self) -> bool:
         """Give back what has waited too long behind slow jobs: another worker may be free."""
-        oldest = self.threads.oldest()
         # Counted from when the claim was answered: a slow database is no reason to give back what it has just given.
-        if oldest is None or time.monotonic() - oldest.claimed_monotonic < STALE_SECONDS + self.claim_took:
+        patience = STALE_SECONDS + self.claim_took
+        stale = [executors for executors in (self.threads, self.loop) if executors.has_waited(patience)]
+        if not stale:
             return False
         # What is given back because of slow jobs must not be claimed again by the next breath.
         self.pace.stall()
-        self.give_back(self.threads.take_unstarted())
+        self.give_back([lease for executors in stale for lease in executors.take_unstarted()])
         return True
 
     def release_leaked(self) -> None:

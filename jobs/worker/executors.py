@@ -98,12 +98,8 @@ class Threads:
             return
         self.calls[row].acquire()
 
-    def oldest(self) -> Lease | None:
-        """Return the lease that has waited longest, if one waits."""
-        try:
-            return self.buffer[0]
-        except IndexError:
-            return None
+    def has_waited(self, seconds: float) -> bool:
+        return has_waited(self.buffer, seconds)
 
     def take_unstarted(self) -> list[Lease]:
         """Empty the buffer and return what was in it."""
@@ -137,6 +133,14 @@ class Threads:
         if opened.connections:
             tidy()
         return finished
+
+
+def has_waited(leases: deque[Lease], seconds: float) -> bool:
+    """Say whether one of them was claimed so long ago."""
+    try:
+        return time.monotonic() - leases[0].claimed_monotonic >= seconds
+    except IndexError:
+        return False
 
 
 def emptied(leases: deque[Lease]) -> list[Lease]:
@@ -199,6 +203,9 @@ class Loop:
         self.start()
         self.waiting.extend(leases)
         self.loop.call_soon_threadsafe(self.begin_waiting)
+
+    def has_waited(self, seconds: float) -> bool:
+        return has_waited(self.waiting, seconds)
 
     def take_unstarted(self) -> list[Lease]:
         return emptied(self.waiting)

@@ -14,7 +14,7 @@ from jobs.outcomes import Succeeded
 from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
-from jobs.worker.engine import Engine
+from jobs.worker.engine import BUSY_SECONDS, Engine
 from jobs.worker.plan import Plan
 from jobs.worker.runner import AsyncRunner, Finished
 from jobs.worker.slots import Slots
@@ -222,6 +222,29 @@ def test_lease_that_waits_too_long_for_a_thread_is_released_for_others(engine_of
     assert engine.held == {}
 
 
+def test_coroutine_that_waits_too_long_for_a_slot_is_released_for_others(engine_of):
+    enqueue(2, tasks.aadd)
+    engine = engine_of()
+    engine.loop.put = engine.loop.waiting.extend
+    engine.tick()
+    leases = [lease._replace(claimed_monotonic=time.monotonic() - 60) for lease in engine.loop.take_unstarted()]
+    engine.loop.waiting.extend(leases)
+
+    assert engine.release_stale()
+
+    assert len(leases) == Job.objects.ready().count() == 2
+    assert engine.held == {}
+
+
+def test_engine_that_has_no_room_does_not_look_again_and_again_when_woken(engine_of):
+    enqueue(3)
+    engine = engine_of()
+    engine.tick()
+    engine.woken({"default"})
+
+    assert engine.tick() == BUSY_SECONDS
+
+
 def test_lease_that_a_slow_database_has_just_given_is_not_given_back(engine_of):
     enqueue(2)
     engine = engine_of()
@@ -298,7 +321,7 @@ def test_a_woken_engine_looks_again_for_as_long_as_a_notification_may_be_swallow
     engine = engine_of()
     engine.tick()
     engine.claimer.poll_at = time.monotonic() + 60
-    engine.claimer.scan_took = 0.0
+    engine.claimer.rest.note(0.0)
     enqueue(1)
 
     engine.woken()
