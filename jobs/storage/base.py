@@ -6,7 +6,7 @@ Every method uses the calling thread's connection and opens a transaction of its
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -19,6 +19,9 @@ from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
 from ..outcomes import Settlement, Success
 from ..states import ENDED, RecordState, State
+
+# Of payloads that travel as one JSON text. PostgreSQL takes an array of 256 MB, and numbers grow eightfold on the way.
+PORTION_CHARACTERS = 16_000_000
 
 ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
 
@@ -460,6 +463,18 @@ class Watch:
 
     def close(self) -> None:
         pass
+
+
+def portions(payloads: Sequence[str], count: int) -> Iterator[slice]:
+    """Cut payloads into what one statement takes: at most `count` of them, and not too much text."""
+    start = size = 0
+    for place, text in enumerate(payloads):
+        if place > start and (place - start == count or size + len(text) > PORTION_CHARACTERS):
+            yield slice(start, place)
+            start, size = place, 0
+        size += len(text)
+    if payloads:
+        yield slice(start, len(payloads))
 
 
 def by_id(settlement: Settlement | Success) -> int:

@@ -13,14 +13,14 @@ from django.db.utils import OperationalError
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED, State
-from .base import Claim, Inserted, NewJob, Place, Pulse, Renewal, Storage, Watch, by_id
+from .base import Claim, Inserted, NewJob, Place, Pulse, Renewal, Storage, Watch, by_id, portions
 
 CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (
     "54000"  # somebody listens and does not read: workers poll, so a job needs no notification
 )
-# A prepared statement is gone, or somebody else's stands in its place.
-NOT_OUR_SESSION = frozenset({"26000", "42P05"})
+# A prepared statement is gone, or somebody else's stands in its place, perhaps with other parameters.
+NOT_OUR_SESSION = frozenset({"26000", "42P05", "08P01"})
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
 OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 
@@ -234,8 +234,7 @@ class PostgresStorage(Storage):
         inserted: list[Inserted] = []
         arguments = template._asdict()
         with self.connection.cursor() as cursor:
-            for start in range(0, len(kwargs), CHUNK):
-                part = slice(start, start + CHUNK)
+            for part in portions(kwargs, CHUNK):
                 arguments["kwargs"] = f"[{','.join(kwargs[part])}]"
                 arguments["idempotency_keys"] = list(idempotency_keys[part])
                 cursor.execute(INSERT_MANY, arguments)

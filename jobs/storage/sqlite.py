@@ -11,7 +11,7 @@ from django.utils import timezone
 from ..leases import CLAIMED, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import ANY_QUEUE, Inserted, NewJob, Place, Storage, Watch, by_id
+from .base import ANY_QUEUE, Inserted, NewJob, Place, Storage, Watch, by_id, portions
 
 DATES = frozenset({"enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"})
 BOOLEANS = frozenset({"suspect", "cancel_requested"})
@@ -90,8 +90,7 @@ class SQLiteStorage(Storage):
         del arguments["delay"]
         ids: list[int] = []
         with self.atomic():
-            for start in range(0, len(kwargs), CHUNK):
-                part = slice(start, start + CHUNK)
+            for part in portions(kwargs, CHUNK):
                 rows = {"calls": f"[{','.join(kwargs[part])}]", "keys": json.dumps(idempotency_keys[part])}
                 ids.extend(row[0] for row in self.execute(INSERT_MANY, arguments | rows).fetchall())
         return [Inserted(job_id, job.state, job.enqueued_at, job.run_after) for job_id in sorted(ids)]

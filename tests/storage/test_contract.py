@@ -25,6 +25,7 @@ from jobs.outcomes import (
 )
 from jobs.states import Reason, RecordState, State
 from jobs.storage import Claim, NewJob, Place, Storage, storage
+from jobs.storage.base import portions
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
 
@@ -139,6 +140,38 @@ def test_many_are_inserted_in_the_order_given(store):
 
     assert [Job.objects.get(pk=row.id).args for row in inserted] == [[n] for n in range(50)]
     assert [row.id for row in inserted] == sorted(row.id for row in inserted)
+
+
+def test_payloads_too_large_for_one_statement_are_inserted_by_several_in_order(store, monkeypatch):
+    monkeypatch.setattr("jobs.storage.base.PORTION_CHARACTERS", 20)
+    texts = [f'{{"n":{n}}}' for n in range(9)] + ['{"n":"' + "x" * 50 + '"}'] + ['{"n":10}']
+    keys = [f"key-{n}" for n in range(len(texts))]
+
+    inserted = store.insert_many(new(), texts, keys)
+
+    jobs = [Job.objects.get(pk=row.id) for row in inserted]
+    assert [job.kwargs for job in jobs] == [json.loads(text) for text in texts]
+    assert [job.idempotency_key for job in jobs] == keys
+    assert [row.id for row in inserted] == sorted(row.id for row in inserted)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "cuts"),
+    [
+        ([], 3, []),
+        ([1] * 7, 3, [3, 3, 1]),
+        ([4, 4, 4, 4], 9, [2, 2]),
+        ([50, 1, 50], 9, [1, 1, 1]),
+        ([1, 9, 1], 9, [2, 1]),
+    ],
+)
+def test_payloads_are_cut_by_their_number_and_by_their_size(sizes, count, cuts, monkeypatch):
+    monkeypatch.setattr("jobs.storage.base.PORTION_CHARACTERS", 10)
+
+    parts = list(portions(["x" * size for size in sizes], count))
+
+    assert [part.stop - part.start for part in parts] == cuts
+    assert [part.start for part in parts] == [sum(cuts[:n]) for n in range(len(cuts))]
 
 
 def test_inserting_nothing_is_no_error(store):
@@ -1037,7 +1070,14 @@ def test_now_is_aware_and_moves_on(store):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_pooler_that_loses_prepared_statements_costs_one_try(vendor, monkeypatch):
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        b"DEALLOCATE ALL",
+        b"DEALLOCATE ALL; PREPARE _pg3_0 AS SELECT 1; PREPARE _pg3_1 AS SELECT 1",  # somebody else's, in their place
+    ],
+)
+def test_a_pooler_that_loses_prepared_statements_costs_one_try(vendor, monkeypatch, meanwhile):
     if vendor != "postgresql":
         pytest.skip("only PostgreSQL has poolers between")
     store = storage()
@@ -1045,7 +1085,7 @@ def test_a_pooler_that_loses_prepared_statements_costs_one_try(vendor, monkeypat
     claim(store)
     add(store)
     # Behind the driver's back, as PgBouncer does when it hands the session of a transaction to somebody else.
-    connection.connection.pgconn.exec_(b"DEALLOCATE ALL")
+    connection.connection.pgconn.exec_(meanwhile)
 
     with pytest.raises(OperationalError, match="pooler"):
         claim(store)
