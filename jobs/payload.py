@@ -27,6 +27,8 @@ def encoded(task_name: str, args: Sequence[Any], kwargs: Mapping[str, Any], max_
     for position, value in enumerate(args):
         check(value, task_name, f"args[{position}]")
     for name, value in kwargs.items():
+        if not name.isidentifier():  # possible in **kwargs
+            check_text(name, task_name, f"the name {name!r}")
         check(value, task_name, name)
     texts = encode(list(args), task_name) if args else "[]", encode(dict(kwargs), task_name)
     size = sum(len(text.encode()) for text in texts)

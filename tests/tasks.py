@@ -30,6 +30,11 @@ async def aadd(a: int, b: int = 0) -> int:
     return a + b
 
 
+@task
+def anything(**values: Any) -> None:
+    done.append(values)
+
+
 @task(takes_context=True)
 def tell(context: Any, name: str) -> dict[str, Any]:
     """Return what the context says."""

@@ -81,6 +81,18 @@ def test_the_context_is_not_an_argument_that_callers_may_give():
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("name", ["a\x00b", "\ud800"])
+def test_a_name_that_the_database_cannot_hold_is_refused(name, django_assert_num_queries):
+    with django_assert_num_queries(0), pytest.raises(InvalidPayload, match="the name"):
+        tasks.anything.enqueue(**{name: 1})
+
+
+@pytest.mark.django_db
+def test_a_name_need_not_be_one_of_python(vendor):
+    assert tasks.anything.enqueue(**{"to whom": 1}).kwargs == {"to whom": 1}
+
+
+@pytest.mark.django_db
 def test_one_bad_payload_among_many_refuses_them_all_before_any_sql(django_assert_num_queries):
     with django_assert_num_queries(0), pytest.raises(InvalidPayload, match="a is nan"):
         enqueue_many(tasks.add, [{"a": 1}, {"a": float("nan")}])
