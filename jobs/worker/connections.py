@@ -74,7 +74,11 @@ def tidy() -> None:
             log.warning("transaction left open by a task", extra={"database": connection.alias})
             discard(connection)
         elif connection.errors_occurred or is_due(connection):
-            connection.close_if_unusable_or_obsolete()
+            try:
+                connection.close_if_unusable_or_obsolete()
+            except Exception:  # of some database's driver; the outcome of the job must not be lost by it
+                log.warning("connection not checked", exc_info=True, extra={"database": connection.alias})
+                discard(connection)
 
 
 def discard_all() -> None:

@@ -1,11 +1,12 @@
 """What a worker does with connections between jobs."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
 
-from jobs.worker.connections import has_ended
+from jobs.worker.connections import has_ended, opened, tidy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -44,3 +45,18 @@ def test_a_connection_that_serves_is_not_ended(other):
 def is_there(cursor, pid: int) -> bool:
     cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", [pid])
     return bool(cursor.fetchone()[0])
+
+
+def test_a_connection_that_fails_when_it_is_checked_costs_no_outcome(monkeypatch):
+    def broken():
+        raise RuntimeError("a driver's bug")
+
+    failing = SimpleNamespace(alias="default", connection=object(), in_atomic_block=False, autocommit=True)
+    failing.errors_occurred, failing.close_if_unusable_or_obsolete = True, broken
+    discarded = []
+    monkeypatch.setattr(opened, "connections", [failing])
+    monkeypatch.setattr("jobs.worker.connections.discard", discarded.append)
+
+    tidy()
+
+    assert discarded == [failing]
