@@ -117,13 +117,13 @@ def main() -> int:
     # Whoever stops this stops the servers and workers that it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     given = arguments()
+    if unknown := [pattern for pattern in given.case if not matching([pattern])]:
+        say(f"no case is called {unknown[0]!r}; --list names them")
+        return 2
     cases = matching(given.case)
     if given.list:
         print("\n".join(f"{case.name:26} {case.title}" for case in ALL))
         return 0
-    if not cases:
-        say("no case has such a name; --list names them")
-        return 2
     versions, found = [], []
     for vendor in BOTH if given.db == "both" else [given.db]:
         version, rows = measure(vendor, cases, given.runs, given.scale)

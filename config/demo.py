@@ -27,7 +27,8 @@ The demo is running.
   http://{host}:{port}/          sign up, and a welcome mail goes out through the queue
   http://{host}:{port}/admin/    sign in as admin with the password admin
                                   E-mails: one succeeded at its second attempt
-                                  Dead letters: one is there within half a minute; select it and replay it
+                                  Dead letters: one is there within half a minute. Its page says why: the demo's mail
+                                  server refuses this one always, so a replay only shows how a replay goes
   {outbox}    the mail that was sent
 
 Ctrl-C stops everything.

@@ -139,7 +139,7 @@ STATIC_ROOT = VAR_DIR / "static"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"event": {"()": "config.logs.EventFormatter"}},
+    "formatters": {"event": {"()": "jobs.logs.EventFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "event"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {name: {"level": env.str("LOG_LEVEL", default="INFO")} for name in ("jobs", "notifications", "config")},

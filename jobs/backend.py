@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from inspect import iscoroutinefunction
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,10 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
     supports_get_result = True
     supports_priority = True
 
-    def __init__(self, alias: str, params: dict[str, Any]) -> None:
-        super().__init__(alias, params)
-        self.jobs_options = Options.parse(self.options)
+    @cached_property
+    def jobs_options(self) -> Options:
+        """Raises: ImproperlyConfigured with every problem found; `check` finds them before, so not in `__init__`."""
+        return Options.parse(self.options)
 
     def validate_task(self, task: Any) -> None:
         if isinstance(task.priority, bool) or not isinstance(task.priority, int | float):

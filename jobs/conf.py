@@ -63,6 +63,13 @@ def options(alias: str | None = None) -> Options:
     return Options.parse(tasks.get(alias, {}).get("OPTIONS", {}))
 
 
+def queues() -> set[str]:
+    """Return the names of all queues that may be enqueued into; none when any name may."""
+    own = [params for params in getattr(settings, "TASKS", {}).values() if params.get("BACKEND") == BACKEND]
+    names = [set(params.get("QUEUES", ["default"])) for params in own]
+    return set().union(*names) if all(names) else set()
+
+
 @receiver(setting_changed)
 def forget_options(*, setting: str, **kwargs: Any) -> None:
     if setting == "TASKS":
@@ -81,7 +88,7 @@ def problems_of(given: Any) -> list[str]:
         try:
             READERS[name](value)
         except (TypeError, ValueError) as error:
-            problems.append(f"OPTIONS[{name!r}] {error}.")
+            problems.append(f"OPTIONS[{name!r}] {str(error).rstrip('.?')}{'?' if str(error).endswith('?') else '.'}")
     if not problems:
         problems.extend(contradictions(given))
     return problems

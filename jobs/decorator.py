@@ -4,7 +4,7 @@ import difflib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.core.exceptions import ImproperlyConfigured
@@ -45,13 +45,16 @@ class JobTask(Task):  # type: ignore[misc]
         """Return a copy with other options: Django's four, and for one call `idempotency_key`, `max_attempts` and
         `timeout`. `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock.
 
-        Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one.
+        Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one, or for a
+        `run_after` that is no moment.
         """
         refuse_unknown(options, PER_CALL | {"run_after"}, f"{self.name}.using()")
         changes = {name: value for name, value in options.items() if value is not None}
         if isinstance(run_after, timedelta):
             changes |= {"delay": run_after, "run_after": None}
         elif run_after is not None:
+            if not isinstance(run_after, datetime):
+                raise TypeError(f"{self.name}.using(): run_after takes a datetime or a timedelta, not {run_after!r}")
             changes |= {"delay": None, "run_after": run_after}
         return replace(self, **changes)
 

@@ -81,6 +81,9 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
     store, texts, keys = storage(), [], []
     template = None
     for kwargs in payloads:
+        if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
+            what = f"{task.name}: enqueue_many takes a dict of keyword arguments for each job"
+            raise InvalidPayload(f"{what}, not {kwargs!r:.80}")
         if template is None:
             template = new_job(task, (), kwargs, options)
         keys.append(idempotency_key(task, (), kwargs))

@@ -28,6 +28,7 @@ class Finding:
     name: str
     ok: bool
     message: str
+    detail: str = ""  # for those who may know more than a probe
 
 
 def problem() -> str:
@@ -52,22 +53,23 @@ def database() -> Finding:
     try:
         with connections[stats.alias()].cursor() as cursor:
             cursor.execute("SELECT 1")
-    except Error:
-        return Finding(
-            "database", False, f"The database {stats.alias()!r} cannot be reached: start it, or see its log."
-        )
+    except Error as error:
+        message = f"The database {stats.alias()!r} cannot be reached: start it, or see its log and the settings."
+        return Finding("database", False, message, str(error).strip())
     return Finding("database", True, f"The database {stats.alias()!r} answers.")
 
 
-def migrations() -> Finding:
+def migrations(app_label: str | None = None) -> Finding:
+    """Say whether all migrations are applied, or those that one app needs."""
     alias = stats.alias()
     if alias not in migrated:
         executor = MigrationExecutor(connections[alias])
-        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        missing = executor.migration_plan(executor.loader.graph.leaf_nodes(app_label))
         if missing:
             message = f"Migrations are not applied ({len(missing)}): run `manage.py migrate`."
             return Finding("migrations", False, message)
-        migrated.add(alias)
+        if app_label is None:
+            migrated.add(alias)
     return Finding("migrations", True, "All migrations are applied.")
 
 
@@ -99,8 +101,9 @@ def waiting() -> Finding:
 
 
 def paused() -> Finding:
-    names = [queue.name for queue in stats.queues(storage().now()) if queue.paused]
-    return Finding("paused", True, f"Paused queues: {', '.join(names)}." if names else "No queue is paused.")
+    found = [queue for queue in stats.queues(storage().now()) if queue.paused]
+    names = ", ".join(f"{queue.name} ({queue.paused_reason or 'no reason given'})" for queue in found)
+    return Finding("paused", True, f"Paused queues: {names}." if names else "No queue is paused.")
 
 
 def leases() -> Finding:

@@ -34,6 +34,17 @@ def test_value_of_the_wrong_type_is_an_error(settings):
     assert [error.id for error in checks.check_options()] == ["jobs.E001", "jobs.E001"]
 
 
+def test_check_finds_wrong_options_before_anything_trips_over_them(settings):
+    settings.TASKS = backend_settings(leese=30, retention={"suceeded": 5})
+
+    errors = [error for error in run_checks() if error.id == "jobs.E001"]
+
+    assert [error.msg for error in errors] == [
+        "TASKS['default']: OPTIONS has no 'leese'. Did you mean 'lease'?",
+        "TASKS['default']: OPTIONS['retention'] has no 'suceeded'. Did you mean 'succeeded'?",
+    ]
+
+
 def test_options_of_other_backends_are_none_of_our_business(settings):
     settings.TASKS = {"default": {"BACKEND": "somewhere.Else", "OPTIONS": {"max_attemps": 5}}}
 

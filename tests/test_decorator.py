@@ -182,6 +182,12 @@ def test_run_after_of_nothing_is_now():
     assert Job.objects.get().state == State.READY
 
 
+@pytest.mark.parametrize("moment", [5, "tomorrow", True])
+def test_run_after_that_is_no_moment_is_refused_by_name(moment):
+    with pytest.raises(TypeError, match="run_after takes a datetime or a timedelta"):
+        tasks.add.using(run_after=moment)
+
+
 def test_negative_run_after_is_refused():
     with pytest.raises(ImproperlyConfigured, match="delay"):
         tasks.add.using(run_after=timedelta(seconds=-1))

@@ -270,6 +270,14 @@ def test_enqueue_many_takes_any_iterable_and_also_an_empty_one():
     assert enqueue_many(tasks.add, []) == []
 
 
+@pytest.mark.parametrize("wrong", [(1, 2), "a", None, [("a", 1)]])
+def test_enqueue_many_says_what_it_takes(wrong):
+    with pytest.raises(InvalidPayload, match="a dict of keyword arguments for each job"):
+        enqueue_many(tasks.add, [{"a": 1, "b": 2}, wrong])
+
+    assert not Job.objects.exists()
+
+
 def test_enqueue_many_takes_the_options_of_one_call():
     enqueue_many(tasks.add.using(priority=9, queue_name="email"), [{"a": 1}, {"a": 2}])
 

@@ -9,7 +9,7 @@ JOBS = Path(__file__).resolve().parent.parent / "jobs"
 
 LAYERS = [
     {"compat", "states", "outcomes", "exceptions", "retries", "payload", "leases", "fingerprints", "conf", "signals"}
-    | {"decorator"},
+    | {"decorator", "logs"},
     {"models"},
     {"storage"},
     {"enqueue", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry", "stats", "tally"},

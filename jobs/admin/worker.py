@@ -6,6 +6,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from .. import stats
 from ..models import Worker
@@ -27,7 +28,8 @@ class WorkerAdmin(BoundedAdmin):
         if seen.stale:
             text = _("%(alive)d alive, %(stale)d silent for over a minute: killed, or without a database.")
             return Lead("note", text % {"alive": seen.alive, "stale": seen.stale})
-        return Lead("good", _("All %d workers are alive.") % seen.alive)
+        said = ngettext("The one worker is alive.", "All %(alive)d workers are alive.", seen.alive)
+        return Lead("good", said % {"alive": seen.alive})
 
     def lead_of(self, request: HttpRequest, obj: Worker) -> Lead:
         if is_alive(obj):

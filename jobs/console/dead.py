@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from .. import lifecycle, stats
 from ..models import Attempt, DeadLetter
 from ..states import Reason
-from .printer import Printer, add_json, operator, positive
+from .printer import Printer, add_djangos_own, add_json, operator, positive
 
 HELP = "dead letters: list, show, replay or delete them"
 COLUMNS = ("id", "job_id", "task_path", "reason", "exception_class", "error", "attempts", "died_at")
@@ -24,6 +24,7 @@ def arguments(parser: ArgumentParser) -> None:
         add(own)
         own.set_defaults(run=run_verb)
         add_json(own)
+        add_djangos_own(own)
 
 
 def run(given: dict[str, Any], printer: Printer) -> None:

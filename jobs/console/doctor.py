@@ -23,5 +23,7 @@ def run(given: dict[str, Any], printer: Printer) -> None:
     else:
         for finding in findings:
             printer.line(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name.ljust(10)}  {finding.message}")
+            for line in finding.detail.splitlines():
+                printer.line(f"{'':18}{line.strip()}")
     if wrong := [finding.name for finding in findings if not finding.ok]:
         raise CommandError(f"{len(wrong)} of {len(findings)} checks failed: {', '.join(wrong)}.")

@@ -2,7 +2,7 @@
 
 import getpass
 import json
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -77,6 +77,8 @@ def shown(value: Any) -> str:
             return "yes" if value else "no"
         case datetime():
             return f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}"
+        case timedelta() if value < timedelta(minutes=2):
+            return f"{value.total_seconds():g} s"
         case timedelta():
             now = timezone.now()
             return timesince(now - value, now, depth=1).replace("\xa0", " ")
@@ -88,6 +90,14 @@ def shown(value: Any) -> str:
 
 def add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_djangos_own(parser: ArgumentParser) -> None:
+    """Take Django's own options behind a subcommand too: its parser knows them only before it."""
+    for option in ("--settings", "--pythonpath"):
+        parser.add_argument(option, default=SUPPRESS, help=SUPPRESS)
+    for option in ("--traceback", "--no-color", "--force-color"):
+        parser.add_argument(option, action="store_true", default=SUPPRESS, help=SUPPRESS)
 
 
 def positive(text: str) -> int:

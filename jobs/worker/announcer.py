@@ -103,7 +103,9 @@ def log_settled(settlement: Settlement) -> None:
         return
     fields = settlement.lease.log_fields() | {"state": settlement.state.value}
     if settlement.attempt:
-        fields |= {"outcome": str(settlement.attempt.outcome), "error": settlement.attempt.error.exception_class}
+        error = settlement.attempt.error
+        fields |= {"outcome": str(settlement.attempt.outcome), "error": error.exception_class}
+        fields |= {"message": error.message[:200]}
     if settlement.death:
         fields |= {"reason": str(settlement.death.reason), "message": settlement.death.error.message[:200]}
     log.log(level, "attempt settled", extra={f"job_{k}" if k == "message" else k: v for k, v in fields.items()})

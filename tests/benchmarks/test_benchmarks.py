@@ -40,7 +40,8 @@ def test_a_run_measures_both_sides_of_each_pair(vendor):
 
 @pytest.mark.any_database
 def test_an_unknown_case_is_no_run():
-    done = run("sqlite", "--case", "drain.nothing")
+    done = run("sqlite", "--case", "drain.noop.1x1", "drain.nothing")
 
     assert done.returncode == 2
+    assert "'drain.nothing'" in done.stderr
     assert "--list" in done.stderr

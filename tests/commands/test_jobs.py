@@ -1,6 +1,7 @@
 """`manage.py jobs`: what operators see of the queue and do to it from a shell."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -120,6 +121,12 @@ def test_show_prints_payload_attempts_and_dead_letters():
         f"dead letter {letter.pk}: attempts_exhausted",
     ):
         assert expected in ran.out
+
+
+def test_show_prints_short_times_in_seconds():
+    job = a_job(timeout=timedelta(seconds=30))
+
+    assert re.search(r"^timeout +30 s$", jobs("show", job.pk).out, re.MULTILINE)
 
 
 def test_show_as_json_has_every_column():
@@ -278,7 +285,35 @@ def test_doctor_names_each_finding_and_fails():
     assert ran.error == "1 of 7 checks failed: workers."
 
 
+def test_doctor_says_what_the_database_said(monkeypatch):
+    class Refusing:
+        def cursor(self):
+            raise OperationalError("could not translate host name\n\tIs it spelt right?")
+
+    monkeypatch.setattr("jobs.health.connections", {"default": Refusing()})
+
+    lines = jobs("doctor").out.splitlines()
+
+    assert lines[0].startswith("FAIL  database")
+    assert [line.strip() for line in lines[1:]] == ["could not translate host name", "Is it spelt right?"]
+
+
+def test_doctor_says_why_a_queue_is_paused():
+    a_worker()
+    a_job()
+    Queue.objects.create(name="default", paused=True, paused_reason="smtp says 535")
+
+    assert "default (smtp says 535)" in jobs("doctor").out
+
+
 # all of them
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("dead", "list"), ("list",)])
+def test_djangos_own_options_may_stand_behind_the_subcommand(words):
+    a_worker()
+
+    assert jobs(*words, "--settings", "tests.settings", "--no-color", "--traceback").error == ""
 
 
 def test_an_answer_in_json_is_offered_wherever_something_is_printed():

@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
 from jobs.console import SUBCOMMANDS
-from jobs.console.printer import Printer
+from jobs.console.printer import Printer, add_djangos_own
 
 
 class Command(BaseCommand):
@@ -17,6 +17,7 @@ class Command(BaseCommand):
         for name, subcommand in SUBCOMMANDS.items():
             own = subcommands.add_parser(name, help=subcommand.HELP, description=subcommand.HELP)
             own.set_defaults(run=subcommand.run)
+            add_djangos_own(own)
             subcommand.arguments(own)
 
     def handle(self, *args: Any, **given: Any) -> None:
