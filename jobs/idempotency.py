@@ -12,14 +12,13 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import InterfaceError, OperationalError
 
 from . import conf, payload
 from .exceptions import Interruption, InvalidPayload, LeaseLost, Snooze, Uncertain
 from .models import IdempotencyRecord
 from .runs import current_run
 from .states import RecordState
-from .storage import storage
+from .storage import UNAVAILABLE, storage
 
 log = logging.getLogger("jobs")
 
@@ -135,7 +134,7 @@ class Guard:
                     if self.running and not self.store.is_held(self.running.lease.id, self.running.lease.token):
                         raise LeaseLost(f"the lease was lost before the effect of {self.key!r} began")
                     return self.claim()
-            except (OperationalError, InterfaceError):
+            except UNAVAILABLE:
                 # The commit may have gone through without its reply: nothing has happened yet, so it may go.
                 self.try_to_forget()
                 raise
@@ -194,7 +193,7 @@ class Guard:
         with self.shielded():
             try:
                 again(self, lambda: self.records.filter(key=self.key, owner=self.owner).delete())
-            except (OperationalError, InterfaceError):
+            except UNAVAILABLE:
                 log.exception("idempotency record not removed", extra={"key": self.key, "owner": self.owner})
 
     def finish(self, value: Any) -> Any:
@@ -202,7 +201,7 @@ class Guard:
         with self.shielded():
             try:
                 return again(self, lambda: self.write_done(value))
-            except (OperationalError, InterfaceError) as error:
+            except UNAVAILABLE as error:
                 doubt = Uncertain(f"the effect of {self.key!r} happened, but its record could not be written")
                 raise self.doubt(doubt) from error
 
@@ -278,7 +277,7 @@ def again(guard: Guard, write: Callable[[], Any]) -> Any:
     for attempt in range(1, WRITE_TRIES + 1):
         try:
             return write()
-        except (OperationalError, InterfaceError):
+        except UNAVAILABLE:
             connection = guard.store.connection
             if attempt == WRITE_TRIES or connection.in_atomic_block:
                 raise

@@ -1,6 +1,6 @@
 """A lease as a worker holds it: everything it needs to run the job and to write its outcome, in one value."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
@@ -112,3 +112,17 @@ class Lease(NamedTuple):
             "lease_token": self.token,
             "worker_id": self.worker_id,
         }
+
+
+class Remains(NamedTuple):
+    """What a process that is gone was at when it died.
+
+    Shape: `running` maps job ids to lease tokens; `ended` holds the keys of leases whose runs were over, some of them
+    with outcomes that nobody has written.
+    """
+
+    running: Mapping[int, int] = {}
+    ended: Collection[tuple[int, int]] = ()
+
+    def was_running(self, lease: Lease) -> bool:
+        return self.running.get(lease.id) == lease.token

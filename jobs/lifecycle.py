@@ -1,6 +1,6 @@
 """What may happen to a job besides its own run: it is taken back, replayed, deleted, cancelled, pruned."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -14,7 +14,7 @@ from .compat import task_backends
 from .conf import Options
 from .exceptions import TimedOut
 from .idempotency import is_alive
-from .leases import Lease
+from .leases import Lease, Remains
 from .models import DeadLetter, IdempotencyRecord, Job, Queue
 from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
 from .states import WAITING, Reason, RecordState, State
@@ -47,35 +47,54 @@ def reap(limit: int = BATCH) -> list[Settlement]:
         return settled(store.expired(limit), lambda lease: Lost(charged=lease.suspect))
 
 
-def take_back_lost(worker_id: str, started: Mapping[int, int]) -> list[Settlement]:
+def take_back_lost(worker_id: str, remains: Remains) -> list[Settlement]:
     """Take the leases of a process back that died by itself.
 
-    Shape: `started` maps job ids to the lease tokens that were running. One: it is charged. Several: each is a
-    suspect. What never started is released.
+    One that was running is charged; of several, each is a suspect. What had not started is released.
     """
-    charged = len(started) == 1
+    charged = len(remains.running) == 1
 
     def outcome(lease: Lease) -> Outcome:
-        return Lost(charged) if started.get(lease.id) == lease.token else Released()
+        return Lost(charged) if remains.was_running(lease) else not_running(lease, remains)
 
     return take_back(worker_id, outcome)
 
 
-def take_back_stopped(worker_id: str, started: Mapping[int, int], why: str) -> list[Settlement]:
+def take_back_stopped(worker_id: str, remains: Remains, why: str) -> list[Settlement]:
     """Take the leases of a process back that its own supervisor stopped: nobody is charged."""
 
     def outcome(lease: Lease) -> Outcome:
-        return Interrupted(why) if started.get(lease.id) == lease.token else Released()
+        return Interrupted(why) if remains.was_running(lease) else not_running(lease, remains)
 
     return take_back(worker_id, outcome)
 
 
-def take_back_stuck(worker_id: str, started: Mapping[int, int], stuck: set[int], options: Options) -> list[Settlement]:
+def take_back_frozen(worker_id: str, remains: Remains) -> list[Settlement]:
+    """Take the leases of a process back that its supervisor killed because it stood still.
+
+    One of its jobs may have held the interpreter: each runs alone next, and one that was alone is charged.
+    """
+
+    def outcome(lease: Lease) -> Outcome:
+        return Lost(charged=lease.suspect) if remains.was_running(lease) else not_running(lease, remains)
+
+    return take_back(worker_id, outcome)
+
+
+def not_running(lease: Lease, remains: Remains) -> Outcome:
+    """Return what becomes of a lease that a dead process held beside those it was running; nobody is charged."""
+    if lease.key in remains.ended:
+        # It runs again, and whoever wonders why its effect happened twice finds this.
+        return Interrupted("it had ended, and its process died before its outcome was written")
+    return Released()
+
+
+def take_back_stuck(worker_id: str, remains: Remains, stuck: set[int], options: Options) -> list[Settlement]:
     """Take the leases of a process back that was killed because jobs ignored their timeout: those alone pay."""
 
     def outcome(lease: Lease) -> Outcome:
-        if started.get(lease.id) != lease.token:
-            return Released()
+        if not remains.was_running(lease):
+            return not_running(lease, remains)
         if lease.id not in stuck:
             return Interrupted("a neighbour ignored its timeout and the process was replaced")
         error = TimedOut("ran longer than its timeout, ignored the interruption, and its process was killed")

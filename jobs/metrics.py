@@ -148,8 +148,8 @@ def exposition(collector: Collector, accept: str) -> tuple[bytes, str]:
 class MetricsServer:
     """A worker's metrics port. Calling it, or `stop()`, ends it."""
 
-    def __init__(self, address: str, port: int, collector: Collector) -> None:
-        self.collector = collector
+    def __init__(self, address: str, port: int, collector: Collector, problem: Callable[[], str]) -> None:
+        self.collector, self.problem = collector, problem
         server_class = IPv6Server if ":" in address else Server
         self.server = make_server(address, port, self.answer, server_class, QuietHandler)
         self.port = self.server.server_port
@@ -162,7 +162,9 @@ class MetricsServer:
                 body, content_type = exposition(self.collector, environ.get("HTTP_ACCEPT", ""))
                 status = "200 OK"
             case "/healthz":
-                body, content_type, status = b"alive\n", "text/plain; charset=utf-8", "200 OK"
+                problem = self.problem()
+                body, content_type = f"{problem or 'alive'}\n".encode(), "text/plain; charset=utf-8"
+                status = "503 Service Unavailable" if problem else "200 OK"
             case _:
                 body, content_type = b"There are /metrics and /healthz.\n", "text/plain; charset=utf-8"
                 status = "404 Not Found"
@@ -193,10 +195,21 @@ class QuietHandler(WSGIRequestHandler):
         """Say nothing: a scrape every few seconds is no news."""
 
 
-def serve(port: int, merged: Merged, extra_gauges: Gauges | None = None, address: str = "127.0.0.1") -> MetricsServer:
+def no_problem() -> str:
+    return ""
+
+
+def serve(
+    port: int,
+    merged: Merged,
+    extra_gauges: Gauges | None = None,
+    address: str = "127.0.0.1",
+    problem: Callable[[], str] = no_problem,
+) -> MetricsServer:
     """Answer `/metrics` and `/healthz` on a thread until the returned server is called.
 
+    `problem`: says in one sentence why the tree should be restarted, or nothing.
     `extra_gauges`: functions by metric name, asked at each scrape on the server's thread.
     Raises: OSError when the port is taken. Port 0 takes a free one; the server's `port` says which.
     """
-    return MetricsServer(address, port, WorkerCollector(merged, extra_gauges or {}))
+    return MetricsServer(address, port, WorkerCollector(merged, extra_gauges or {}), problem)

@@ -10,6 +10,7 @@ from django.db.models import F
 from jobs import lifecycle
 from jobs.backend import JobsBackend
 from jobs.conf import Options
+from jobs.leases import Remains
 from jobs.models import Attempt, DeadLetter, IdempotencyRecord, Job, Queue
 from jobs.signals import job_replayed
 from jobs.states import Reason, RecordState, State
@@ -453,7 +454,11 @@ def two_running_and_one_waiting():
     for _ in range(3):
         tasks.add.enqueue(1)
     leases = claim()
-    return leases, {lease.id: lease.token for lease in leases[:2]}
+    return leases, running(*leases[:2])
+
+
+def running(*leases) -> Remains:
+    return Remains({lease.id: lease.token for lease in leases})
 
 
 def outcomes() -> list[tuple]:
@@ -464,7 +469,7 @@ def outcomes() -> list[tuple]:
 def test_loss_with_one_job_running_is_charged_to_it_and_the_rest_is_released():
     leases, _ = two_running_and_one_waiting()
 
-    lifecycle.take_back_lost("w1", {leases[0].id: leases[0].token})
+    lifecycle.take_back_lost("w1", running(leases[0]))
 
     assert outcomes() == [("ready", 1, 0, True), ("ready", 0, 0, False), ("ready", 0, 0, False)]
 
@@ -480,7 +485,7 @@ def test_loss_with_several_running_charges_nobody_and_suspects_each():
 def test_an_older_lease_in_the_slots_does_not_charge_the_newer_one():
     leases, _ = two_running_and_one_waiting()
 
-    lifecycle.take_back_lost("w1", {leases[0].id: leases[0].token - 1})
+    lifecycle.take_back_lost("w1", Remains({leases[0].id: leases[0].token - 1}))
 
     assert outcomes() == [("ready", 0, 0, False)] * 3
 
@@ -493,6 +498,24 @@ def test_process_stopped_by_its_supervisor_charges_nobody():
     assert outcomes() == [("ready", 0, 0, False)] * 3
     assert set(Attempt.objects.values_list("outcome", "message")) == {("interrupted", "the grace period was over")}
     assert Attempt.objects.count() == 2
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_run_that_ended_with_no_outcome_written_leaves_an_attempt_and_is_charged_to_nobody(number):
+    leases, _ = two_running_and_one_waiting()
+    remains = Remains({leases[0].id: leases[0].token}, {leases[1].key, (leases[2].id, leases[2].token - 1)})
+    acts = [
+        lambda: lifecycle.take_back_lost("w1", remains),
+        lambda: lifecycle.take_back_stopped("w1", remains, "stopped"),
+        lambda: lifecycle.take_back_stuck("w1", remains, {leases[0].id}, Options()),
+    ]
+
+    acts[number]()
+
+    assert outcomes()[1:] == [("ready", 0, 0, False)] * 2
+    ended = Attempt.objects.get(job=leases[1].id)
+    assert (ended.outcome, "before its outcome was written" in ended.message) == ("interrupted", True)
+    assert not Attempt.objects.filter(job=leases[2].id).exists()
 
 
 def test_stuck_job_alone_pays_with_a_timed_out_attempt():
@@ -509,7 +532,7 @@ def test_last_attempt_that_is_stuck_is_dead_by_timeout():
     tasks.add.using(max_attempts=1).enqueue(1)
     [lease] = claim()
 
-    lifecycle.take_back_stuck("w1", {lease.id: lease.token}, {lease.id}, Options())
+    lifecycle.take_back_stuck("w1", running(lease), {lease.id}, Options())
 
     assert DeadLetter.objects.get().reason == Reason.TIMEOUT
 
@@ -518,7 +541,7 @@ def test_jobs_of_other_workers_are_not_taken_back():
     tasks.add.enqueue(1)
     claim(worker="w2")
 
-    assert lifecycle.take_back_lost("w1", {}) == []
+    assert lifecycle.take_back_lost("w1", Remains()) == []
     assert Job.objects.get().leased_by == "w2"
 
 
@@ -528,14 +551,14 @@ def test_everything_is_taken_back_in_bounded_batches(monkeypatch):
         tasks.add.enqueue(1)
     claim()
 
-    assert len(lifecycle.take_back_stopped("w1", {}, "stopped")) == 5
+    assert len(lifecycle.take_back_stopped("w1", Remains(), "stopped")) == 5
     assert Job.objects.ready().count() == 5
 
 
 def test_worker_that_was_only_silent_cannot_settle_what_was_taken_back():
     tasks.add.enqueue(1)
     [lease] = claim()
-    lifecycle.take_back_lost("w1", {lease.id: lease.token})
+    lifecycle.take_back_lost("w1", running(lease))
 
     assert not storage().is_held(lease.id, lease.token)
     assert not storage().was_settled(lease.id, lease.token)

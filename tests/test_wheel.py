@@ -1,6 +1,7 @@
 """What a project gets that installs the wheel and nothing else of this repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,29 @@ def test_a_project_with_only_the_wheel_runs_a_job(python, project):
     manage("runworker", "--drain")
 
     assert manage("shell", "--verbosity", "0", "--command", SHOW).strip() == "('succeeded', 42)"
+
+
+def test_a_worker_says_in_a_project_without_logging_what_became_of_a_job(python, project):
+    def manage(*args):
+        return subprocess.run(
+            [str(python), "-m", "django", *args],
+            cwd=project,
+            env={"PATH": os.environ["PATH"], "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    unmigrated = manage("runworker", "--drain")
+    manage("migrate", "--verbosity", "0")
+    manage("shell", "--command", "from tasks import add; add.using(max_attempts=1).enqueue(40, [])")
+    ran = manage("runworker", "--drain")
+    misspelt = manage("runworker", "--queue", "defautl")
+
+    assert (unmigrated.returncode, "manage.py migrate" in unmigrated.stderr) == (1, True)
+    assert re.search(r"jobs: attempt settled .*job_id=1 task=tasks.add .*state=dead .*unsupported operand", ran.stderr)
+    assert "worker ready" in ran.stderr
+    assert (misspelt.returncode, "Did you mean 'default'?" in misspelt.stderr) == (1, True)
 
 
 def test_the_wheel_brings_the_mail_templates(python, project):

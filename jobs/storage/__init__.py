@@ -5,11 +5,38 @@ import functools
 from django.db import connections, router
 
 from ..models import Job
-from .base import ANY_QUEUE, Claim, Inserted, NewJob, Place, Pulse, ReadyQueue, Renewal, Storage
+from .base import (
+    ANY_QUEUE,
+    UNAVAILABLE,
+    Claim,
+    Inserted,
+    NewJob,
+    Place,
+    Pulse,
+    ReadyQueue,
+    Renewal,
+    Storage,
+    is_locked,
+    is_refusal,
+)
 from .postgresql import PostgresStorage
 from .sqlite import SQLiteStorage
 
-__all__ = ["ANY_QUEUE", "Claim", "Inserted", "NewJob", "Place", "Pulse", "ReadyQueue", "Renewal", "Storage", "storage"]
+__all__ = [
+    "ANY_QUEUE",
+    "UNAVAILABLE",
+    "Claim",
+    "Inserted",
+    "NewJob",
+    "Place",
+    "Pulse",
+    "ReadyQueue",
+    "Renewal",
+    "Storage",
+    "is_locked",
+    "is_refusal",
+    "storage",
+]
 
 STORAGES: dict[str, type[Storage]] = {"postgresql": PostgresStorage, "sqlite": SQLiteStorage}
 

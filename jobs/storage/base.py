@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from django.db import Error as DatabaseFailure
 from django.db import connections, transaction
 from django.db.models import F, JSONField, Model, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce
+from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
@@ -370,6 +372,17 @@ class Storage:
             )
         return dict(self.rows(ErrorGroup).filter(fingerprint__in=by_print).values_list("fingerprint", "pk"))
 
+    def unlocked(self, ids: Sequence[int]) -> set[int]:
+        """Lock those of these rows that nobody else has locked. Transaction: joins the caller's."""
+        rows = self.jobs.filter(pk__in=ids).order_by("pk").select_for_update(skip_locked=True)
+        return set(rows.values_list("pk", flat=True))
+
+    def limit_lock_waits(self) -> None:
+        """Let this transaction fail, as `is_locked` tells, rather than wait for long for a row that is locked.
+
+        Transaction: joins the caller's, and ends with it.
+        """
+
     # Take back. The caller decides the outcome and settles in the same transaction.
 
     def expired(self, limit: int) -> list[Lease]:
@@ -461,8 +474,29 @@ class Watch:
         time.sleep(seconds)
         return set()
 
+    def probe(self) -> None:
+        """Find out whether it could still hear. Raises: OperationalError when not."""
+
     def close(self) -> None:
         pass
+
+
+# What a database says that will be there again later, where a task's own query would raise the same.
+UNAVAILABLE = (OperationalError, InterfaceError, InternalError)
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Say whether what was to be written is to blame, so that it would be refused again; otherwise the database is.
+
+    A missing column is a deploy under way, a read-only database a failover: neither is an outcome's fault.
+    """
+    return isinstance(error, DataError | IntegrityError) or not isinstance(error, DatabaseFailure)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Say whether somebody has kept a row locked for longer than `limit_lock_waits` allows."""
+    return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 
 def portions(payloads: Sequence[str], count: int) -> Iterator[slice]:

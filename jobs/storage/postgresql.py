@@ -75,6 +75,9 @@ SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) F
 """
 CHUNK = 10_000  # payloads in one statement
 
+# For this transaction only, be it one around a pipeline: what a session is told, a pooler would tell others too.
+LIMIT_LOCK_WAITS = "SELECT set_config('lock_timeout', '1s', TRUE)"
+
 TELL = f", pg_notify('{CHANNEL}', queue_name)"
 
 
@@ -266,13 +269,23 @@ class PostgresStorage(Storage):
             with self.driver() as connection:  # a pipeline of one would only add a message
                 return [self.send_claim(connection, worker_id, claims[0], lease).leases()], set()
         with self.driver() as connection, connection.pipeline():
+            if successes:
+                self.sent(connection, LIMIT_LOCK_WAITS, [])
             claiming = [self.send_claim(connection, worker_id, claim, lease) for claim in claims]
             completing = self.send_successes(connection, successes() if successes else [])
         return [sent.leases() for sent in claiming], ids_of(completing)
 
     def complete(self, successes: Sequence[Success]) -> set[int]:
-        with self.driver() as connection:
-            return ids_of(self.send_successes(connection, successes))
+        if not successes:
+            return set()
+        with self.driver() as connection, connection.pipeline():
+            self.sent(connection, LIMIT_LOCK_WAITS, [])
+            completing = self.send_successes(connection, successes)
+        return ids_of(completing)
+
+    def limit_lock_waits(self) -> None:
+        with self.binding_cursor() as cursor:
+            cursor.execute(LIMIT_LOCK_WAITS)
 
     def send_claim(self, connection: Any, worker_id: str, claim: Claim, lease: timedelta) -> "SentClaim":
         arguments: dict[str, Any] = {
@@ -403,6 +416,9 @@ class Listener(Watch):
         with connection.wrap_database_errors:
             # What has come with the first one is read too, but not waited for.
             return {notify.payload for notify in connection.connection.notifies(timeout=seconds, stop_after=1)}
+
+    def probe(self) -> None:
+        self.storage.now()
 
     def close(self) -> None:
         self.storage.connection.close()

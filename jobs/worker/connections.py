@@ -15,8 +15,26 @@ KEPT_SECONDS = 60
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-def keep_connections() -> None:
+SHORTEST_CONNECT_SECONDS = 2  # libpq's
+
+# A server that vanished without a word is noticed in half a minute, not after the kernel's two hours.
+TCP = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+
+
+def limit_waits(lease_seconds: float) -> None:
+    """Let no attempt to connect to a PostgreSQL last longer than a sixth of a lease, and none wait for a dead peer."""
+    longest = max(SHORTEST_CONNECT_SECONDS, int(lease_seconds / 6))
+    for alias in connections:
+        connection = connections[alias]
+        if connection.vendor == "postgresql":
+            given = connection.settings_dict.setdefault("OPTIONS", {})
+            limit = min(longest, int(given.get("connect_timeout", longest)) or longest)
+            connection.settings_dict["OPTIONS"] = TCP | given | {"connect_timeout": limit}
+
+
+def keep_connections(lease_seconds: float) -> None:
     """Keep connections between jobs: with CONN_MAX_AGE=0 each job would connect anew, some 5 ms each time."""
+    limit_waits(lease_seconds)
     for alias in connections:
         config = connections[alias].settings_dict
         if config["CONN_MAX_AGE"] == 0:

@@ -7,7 +7,6 @@ from collections.abc import Collection
 
 from django.db import Error as DatabaseFailure
 from django.db import connections
-from django.db.utils import InterfaceError, OperationalError
 
 from ..leases import Lease
 from ..outcomes import Released
@@ -19,15 +18,18 @@ from .announcer import Announcer
 from .claimer import Claimer
 from .connections import pause_after
 from .executors import FLUSH_AT, Desk, Loop, Threads
+from .patience import Patience
 from .plan import BATCH, Plan
 from .runner import AsyncRunner, is_async
 from .settler import Settler
-from .slots import Slots
+from .slots import ENGINE, Slots
 
 log = logging.getLogger("jobs")
 
 BUSY_SECONDS = 0.05  # how long an outcome may wait for company
 LOOK_SECONDS = 0.005  # how often a worker that was just woken looks
+LONGEST_REST_SECONDS = 2.5  # however seldom it polls, others see that it goes on
+LEAK_LOOK_SECONDS = 2.0
 STALE_SECONDS = 1.0  # how long a lease may wait for a thread before it is given back
 STILL_SECONDS = 0.002  # how long it may stand still before the whole crew is called
 
@@ -50,9 +52,10 @@ class Engine:
         self.settler = Settler(store, self.desk, self.held, announcer, tally)
         self.pace = self.settler.pace
         self.claimer = Claimer(plan, store)
+        self.patience = Patience("engine", plan.patience_seconds)
         self.taken = 0  # leases claimed so far, also those given back
         self.failures = 0
-        self.leak_suspected = False
+        self.leaks_until = self.leaks_at = 0.0  # until when, and when next, to look for leases that nobody here knows
         self.coroutines_seen = False  # in the newest claim
         self.claimed_at = self.wrote_at = self.claim_took = 0.0
         self.draining = False
@@ -84,23 +87,26 @@ class Engine:
         """Work until drained. Returns whether everything that was claimed has been settled."""
         while True:
             self.bell.clear()
+            self.desk.slots.beat(ENGINE)
             try:
-                delay = self.tick()
+                with self.patience.waiting(self.store.alias):
+                    delay = self.tick()
                 self.failures = 0
             except DatabaseFailure as error:
                 delay = self.recover(error)
             if self.draining and (not self.held or time.monotonic() >= self.drain_by):
                 return self.last_words()
-            self.bell.wait(min(delay, max(0.0, self.drain_by - time.monotonic())))
+            self.bell.wait(min(delay, LONGEST_REST_SECONDS, max(0.0, self.drain_by - time.monotonic())))
 
     def tick(self) -> float:
         """Claim what there is room for, write what is finished, and return the seconds until the next look."""
-        if self.leak_suspected:
+        if self.is_leak_look_due(time.monotonic()):
             self.release_leaked()
         if self.draining or self.retired:
             self.give_back(self.threads.take_unstarted() + self.loop.take_unstarted())
             self.settler.settle_all()
             return BUSY_SECONDS
+        self.settler.try_locked(time.monotonic())
         if not self.pace.ahead(self.plan.threads):
             # Slow jobs: a thread is free for another only when its outcome is written.
             self.exchange([])
@@ -119,13 +125,9 @@ class Engine:
         try:
             successes = self.settler.successes if self.settler.waiting else None
             found, accepted = self.store.exchange(self.plan.worker_id, claims, self.plan.lease, successes)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:
-            if not self.settler.batch:
-                raise  # no outcome is to blame
-            log.exception("batch of outcomes refused")
-            self.settler.finish_one_by_one()
+        except Exception as error:
+            if not self.settler.batch or not self.settler.finish_otherwise(error):
+                raise
             return
         ended = time.monotonic()
         if claims:
@@ -154,6 +156,8 @@ class Engine:
         if has_room and now < self.look_until:
             return LOOK_SECONDS
         next_look = max(0.0, self.claimer.next_look_at() - now) if has_room else BUSY_SECONDS
+        if now < self.leaks_until:
+            next_look = min(next_look, LEAK_LOOK_SECONDS)
         if self.held:
             alone = self.threads.buffer and self.pace.crew(self.plan.threads) < self.plan.threads
             return min(next_look, LOOK_SECONDS if alone else BUSY_SECONDS)
@@ -169,8 +173,7 @@ class Engine:
         """Drop the connection, forget nothing, and return how long to wait before trying again."""
         self.failures += 1
         log.warning("database failed", extra={"error": repr(error), "failures": self.failures})
-        # A claim whose reply was lost has leased jobs that nobody here knows of.
-        self.leak_suspected = True
+        self.suspect_leaks()
         connections[self.store.alias].close()
         return pause_after(self.failures)
 
@@ -238,13 +241,20 @@ class Engine:
         self.give_back([lease for executors in stale for lease in executors.take_unstarted()])
         return True
 
+    def suspect_leaks(self) -> None:
+        """Look for leases that nobody here knows, for a while: a claim whose reply was lost may commit later."""
+        self.leaks_at, self.leaks_until = 0.0, time.monotonic() + self.plan.lease_seconds
+
+    def is_leak_look_due(self, now: float) -> bool:
+        return self.leaks_at <= now < self.leaks_until
+
     def release_leaked(self) -> None:
         """Give back what a lost reply hid: rows leased to this worker that it does not know."""
         with self.store.atomic():
             mine = self.store.held_by(self.plan.worker_id, 10 * BATCH)
             leaked = [lease for lease in mine if lease.key not in self.held]
             self.store.settle([settlement(lease, Released(), None, lease.claimed_at) for lease in leaked])
-        self.leak_suspected = False
+        self.leaks_at = time.monotonic() + LEAK_LOOK_SECONDS
 
     def last_words(self) -> bool:
         """Write what can be written before the process ends."""

@@ -14,7 +14,7 @@ from ..runs import Run
 from ..states import Reason
 from .connections import discard_all, distrust, opened, tidy
 from .runner import AsyncRunner, Finished
-from .slots import Slots
+from .slots import Ring, Slots
 
 log = logging.getLogger("jobs")
 
@@ -106,7 +106,7 @@ class Threads:
         return emptied(self.buffer)
 
     def work(self, row: int) -> None:
-        mark = Mark(self.desk.slots, row)
+        mark = Mark(self.desk.slots, row, self.desk.slots.ring(row))
         while True:
             try:
                 lease = self.buffer.popleft()
@@ -157,8 +157,8 @@ def emptied(leases: deque[Lease]) -> list[Lease]:
 class Mark:
     """An executor's row in the slots: each run is marked there before its task begins, until it is over."""
 
-    def __init__(self, slots: Slots, row: int) -> None:
-        self.slots, self.row = slots, row
+    def __init__(self, slots: Slots, row: int, ring: Ring) -> None:
+        self.slots, self.row, self.ring = slots, row, ring
         self.run: Run | None = None
         self.began_at = 0.0
 
@@ -169,6 +169,8 @@ class Mark:
     def clear(self) -> None:
         run, self.run = self.run, None
         if run is not None:
+            # In this order: at no moment does it stand in neither.
+            self.ring.add(*run.key)
             self.slots.clear(self.row)
             if run.gate.error is not None:
                 discard_all()
@@ -185,6 +187,7 @@ class Loop:
     def __init__(self, desk: Desk, first_row: int, count: int) -> None:
         self.desk = desk
         self.free = deque(range(first_row, first_row + count))
+        self.ring = desk.slots.ring(first_row)  # the one after those of the threads
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="event-loop", daemon=True)
         self.tasks: set[Any] = set()
@@ -228,12 +231,12 @@ class Loop:
         task.add_done_callback(self.tasks.discard)
 
     async def work(self, lease: Lease, row: int) -> None:
-        slots = self.desk.slots
         try:
-            finished = await self.desk.runner.arun(lease, Mark(slots, row))
+            finished = await self.desk.runner.arun(lease, Mark(self.desk.slots, row, self.ring))
         except BaseException as error:
             finished = self.desk.broken(lease, error)
-        slots.clear(row)
+        self.ring.add(*lease.key)
+        self.desk.slots.clear(row)
         self.free.append(row)
         self.begin_waiting()
         self.desk.hand_in(finished, dry=not self.waiting)

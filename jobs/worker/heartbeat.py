@@ -13,6 +13,8 @@ from ..runs import Run
 from ..storage import Storage
 from .connections import pause_after
 from .engine import Engine
+from .patience import Patience
+from .slots import HEARTBEAT
 
 log = logging.getLogger("jobs")
 
@@ -31,6 +33,7 @@ class Heartbeat:
         self.renewed_at = time.monotonic()
         self.due_at = 0.0
         self.strangers: set[tuple[int, int]] = set()
+        self.patience = Patience("heartbeat", engine.plan.patience_seconds)
         self.thread = threading.Thread(target=self.run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -42,8 +45,10 @@ class Heartbeat:
     def run(self) -> None:
         failures = 0
         while not self.stopping.is_set():
+            self.engine.desk.slots.beat(HEARTBEAT)
             try:
-                delay = self.tick()
+                with self.patience.waiting(self.store.alias):
+                    delay = self.tick()
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -92,7 +97,7 @@ class Heartbeat:
         """
         strangers = rows - set(self.engine.held.copy())
         if strangers & self.strangers:
-            self.engine.leak_suspected = True
+            self.engine.suspect_leaks()
             self.engine.ring()
         self.strangers = strangers
 

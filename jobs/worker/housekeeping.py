@@ -22,6 +22,7 @@ from ..states import State
 from ..storage import ANY_QUEUE, Pulse, ReadyQueue, Storage
 from .announcer import announce_all
 from .connections import pause_after
+from .patience import Patience
 
 log = logging.getLogger("jobs")
 
@@ -69,7 +70,7 @@ class Trust:
         self.last: float | None = None
 
     def wrote(self, now: float) -> None:
-        longest_gap = max(2.0, self.needed_seconds / 2)
+        longest_gap = max(3.0, self.needed_seconds / 2)
         if self.since is None or self.last is None or now - self.last > longest_gap:
             self.since = now
         self.last = now
@@ -93,6 +94,7 @@ class Housekeeping:
         hostname: str,
         queues: Collection[str],
         heartbeat_seconds: float,
+        patience_seconds: float = 15.0,
         drain: bool,
         on_settled: Callable[[list[Settlement]], None] = lambda settlements: None,
     ) -> None:
@@ -104,6 +106,8 @@ class Housekeeping:
         self.presences: dict[str, Presence] = {}
         self.chores: queue.SimpleQueue[Callable[[], list[Settlement]]] = queue.SimpleQueue()
         self.trust = Trust(heartbeat_seconds)
+        self.patience = Patience("housekeeping", patience_seconds)
+        self.beats = 0  # how often it has looked: it goes on as long as this grows
         self.bell = threading.Event()
         self.stopping = False
         self.look_at = self.show_at = self.forget_at = 0.0
@@ -129,8 +133,10 @@ class Housekeeping:
         failures = 0
         while True:
             self.bell.clear()
+            self.beats += 1
             try:
-                delay = self.tick()
+                with self.patience.waiting(self.store.alias):
+                    delay = self.tick()
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -151,6 +157,7 @@ class Housekeeping:
         self.do_chores()
         if self.stopping:
             return 0.05
+        self.patience.again()
         pulse = self.store.pulse(PROMOTED_AT_ONCE)
         if pulse.promoted:
             self.store.notify(ANY_QUEUE)
@@ -165,6 +172,7 @@ class Housekeeping:
         if pulse.has_expired_leases and self.trust.is_earned(now):
             self.reap()
         if now >= self.prune_at:
+            self.patience.again()
             self.prune(now)
         if self.drain:
             self.look_for_the_end()
@@ -186,6 +194,7 @@ class Housekeeping:
                 act = self.chores.get_nowait()
             except queue.Empty:
                 return
+            self.patience.again()
             try:
                 self.settled(act())
             except Exception:
@@ -202,6 +211,7 @@ class Housekeeping:
 
     def reap(self) -> None:
         while reaped := lifecycle.reap():
+            self.patience.again()
             log.warning("leases reaped", extra={"jobs": len(reaped)})
             self.settled(reaped)
             if len(reaped) < lifecycle.BATCH:

@@ -33,6 +33,7 @@ class Plan:
     timeout_grace_seconds: float = 5.0
     poll_seconds: float = 1.0
     max_jobs: int | None = None  # drain after so many
+    max_memory: int | None = None  # MiB; drain when the process has taken so much
     solo: bool = False  # run suspects only, one at a time, and end when there are none
     reload: bool = False  # end when the code on disk changes
 
@@ -41,8 +42,23 @@ class Plan:
         return timedelta(seconds=self.lease_seconds)
 
     @property
+    def patience_seconds(self) -> float:
+        """How long a loop waits for its connection: short enough that a lease can still be renewed on another."""
+        return max(2.0, self.lease_seconds / 4)
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long a loop may stand still before its process is replaced: by then all its leases are over."""
+        return max(5.0, self.lease_seconds)
+
+    @property
     def slots(self) -> int:
         return self.threads + self.async_slots
+
+    @property
+    def rings(self) -> int:
+        """The threads that end runs: executors, and the event loop's."""
+        return self.threads + 1
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -76,9 +76,9 @@ class Process:
         runner.refreshed_at = 0.0
         self.engine = Engine(plan, storage(), self.announcer, tally, slots, runner)
         self.heartbeat = Heartbeat(self.engine, storage(), plan.heartbeat_seconds)
-        self.watchdog = Watchdog(self.engine, self.heartbeat)
-        self.engine.desk.is_kept = self.watchdog.is_kept
         self.wakeup = Wakeup(self.engine, storage())
+        self.watchdog = Watchdog(self.engine, self.heartbeat, self.wakeup.patience)
+        self.engine.desk.is_kept = self.watchdog.is_kept
         self.reporter = Reporter(report, tally)
 
     def run(self) -> int:
@@ -91,6 +91,8 @@ class Process:
             part.start()
         self.reporter.thread.start()
         clean = self.engine.run()
+        # From here on its loops may stand still.
+        self.reporter.send({"ending": True})
         self.heartbeat.stop()
         self.wakeup.stop()
         self.announcer.stop(ANNOUNCE_SECONDS)
@@ -144,10 +146,12 @@ def main(argv: list[str]) -> int:
     import django
 
     django.setup()
+    from ..logs import speak_where_nobody_listens
     from .connections import keep_connections
 
-    keep_connections()
-    process = Process(plan, Slots(slots_fd, plan.slots), orders, report_fd)
+    speak_where_nobody_listens()
+    keep_connections(plan.lease_seconds)
+    process = Process(plan, Slots(slots_fd, plan.slots, plan.rings), orders, report_fd)
     spare_the_collector()
     return process.run()
 

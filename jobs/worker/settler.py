@@ -1,16 +1,15 @@
 """Writes the outcomes of a process in batches, and passes on what was written: to listeners, metrics and the pace."""
 
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from django.db.utils import InterfaceError, OperationalError
-
 from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Outcome, Released, Settlement, Succeeded, Success
 from ..states import Reason, State
-from ..storage import Storage
+from ..storage import Storage, is_locked, is_refusal
 from ..tally import Tally
 from ..verdicts import settlement
 from .announcer import Announcer
@@ -20,6 +19,8 @@ from .plan import BATCH
 from .runner import Finished
 
 log = logging.getLogger("jobs")
+
+LOCKED_SECONDS = 1.0  # until rows that somebody has locked are tried again
 
 
 class Settler:
@@ -35,6 +36,8 @@ class Settler:
         self.pace = Pace()
         self.unwritten: list[Finished] = []
         self.batch: list[Finished] = []  # the part of them that is being written
+        self.locked: list[Finished] = []  # outcomes of jobs whose rows somebody else has locked
+        self.locked_until = 0.0
         self.uncounted: list[Written] = []
         self.released = 0  # leases given back that never started
 
@@ -69,18 +72,55 @@ class Settler:
         """Write the batch after the database refused to store some success in it."""
         self.finish({f.lease.id for f in self.batch if is_success(f) and self.settle_alone(row_for(f))})
 
+    def finish_otherwise(self, error: Exception) -> bool:
+        """Write the batch after an error that one of its jobs may be to blame for; say whether it was."""
+        if is_locked(error):
+            self.finish_unlocked()
+            return True
+        if is_refusal(error):
+            log.error("batch of outcomes refused", exc_info=error)
+            self.finish_one_by_one()
+            return True
+        return False
+
+    def finish_unlocked(self) -> None:
+        """Write what can be written of the batch while somebody has locked a row of it, and keep the rest for later."""
+        with self.store.atomic():
+            free = self.store.unlocked([f.lease.id for f in self.batch])
+            batch = [f for f in self.batch if f.lease.id in free or f.settled]
+            accepted = self.store.complete([success_of(f) for f in batch if is_success(f)])
+            others = {f.lease.id: row_for(f) for f in batch if type(f.outcome) is not Succeeded}
+            accepted |= self.store.settle(list(others.values()))
+        locked = [f for f in self.batch if f.lease.id not in free and not f.settled]
+        if locked:
+            log.warning("rows locked by others", extra={"jobs": [f.lease.id for f in locked[:10]]})
+            self.locked_until = time.monotonic() + LOCKED_SECONDS
+        del self.unwritten[: len(self.batch)]
+        self.locked.extend(locked)
+        self.batch = batch
+        self.close(others, accepted | {f.lease.id for f in batch if f.settled})
+        self.batch = []
+
+    def try_locked(self, now: float) -> None:
+        """Write the outcomes whose rows were locked, now and then."""
+        if not self.locked or now < self.locked_until:
+            return
+        self.unwritten[:0] = self.locked
+        self.locked = []
+        self.batch = self.next_batch()
+        self.finish_unlocked()
+
     def settle_all(self) -> None:
         """Write all outcomes there are, without claiming anything."""
         while self.waiting:
             try:
                 accepted = self.store.complete(self.successes())
-            except (OperationalError, InterfaceError):
-                raise
-            except Exception:
-                log.exception("batch of outcomes refused")
-                self.finish_one_by_one()
+            except Exception as error:
+                if not self.finish_otherwise(error):
+                    raise
             else:
                 self.finish(accepted)
+        self.try_locked(time.monotonic())
         self.count()
 
     def release(self, leases: Sequence[Lease], now: float) -> None:
@@ -103,10 +143,12 @@ class Settler:
 
     def write_others(self, rows: dict[int, Settlement]) -> set[int]:
         try:
-            return self.store.settle(list(rows.values()))
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:
+            with self.store.atomic():
+                self.store.limit_lock_waits()
+                return self.store.settle(list(rows.values()))
+        except Exception as error:
+            if not is_refusal(error):
+                raise
             log.exception("batch of outcomes refused")
             return {job_id for job_id, row in rows.items() if self.settle_alone(row)}
 
@@ -114,9 +156,9 @@ class Settler:
         """Settle one outcome. One that the database refuses to store must not hold up its neighbours."""
         try:
             return bool(self.store.settle([row]))
-        except (OperationalError, InterfaceError):
-            raise
         except Exception as error:
+            if not is_refusal(error):
+                raise
             report = ErrorReport.of(error)
             refused = Failed(report, reason=Reason.PERMANENT_ERROR)
             return bool(self.store.settle([settlement(row.lease, refused, row.started_at, row.lease.claimed_at)]))

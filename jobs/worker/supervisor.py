@@ -19,18 +19,21 @@ from typing import Any
 
 from .. import lifecycle
 from ..conf import Options
+from ..leases import Remains
 from ..outcomes import Settlement
 from ..storage import Storage
 from ..tally import Merged
+from .connections import limit_waits
 from .housekeeping import Housekeeping, Presence
 from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
-from .slots import Slots
+from .slots import LOOPS, Slots
 
 log = logging.getLogger("jobs")
 
 LOOK_SECONDS = 0.25
 KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by itself
 LAST_CHORES_SECONDS = 30.0
+AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
 STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
 LONGEST_RESTART_SECONDS = 10.0
 
@@ -49,15 +52,18 @@ class Child:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.slots = Slots.create(plan.slots)
+        self.slots = Slots.create(plan.slots, plan.rings)
         orders_read, self.orders = os.pipe()
         self.reports, reports_write = os.pipe()
         self.unread = b""
-        self.ready = False
+        self.ready = self.ending = False
         self.said_goodbye = False  # its end is no crash
         self.stuck: set[int] = set()  # killed because of these
+        self.frozen: list[str] = []  # killed because these loops stood still
         self.killed = False
         self.started_at = time.monotonic()
+        self.beats = self.slots.beats()
+        self.heard_at = [self.started_at] * len(LOOPS)
         passed = (orders_read, reports_write, self.slots.descriptor)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
@@ -96,6 +102,15 @@ class Child:
             pass
         *lines, self.unread = self.unread.split(b"\n")
         return [message for line in lines if (message := message_in(line))]
+
+    def silence(self, now: float, was_away: bool) -> dict[str, float]:
+        """Return for how many seconds each of its loops has stood still, as far as an observer knows who `was_away`."""
+        beats = self.slots.beats()
+        for loop, (before, after) in enumerate(zip(self.beats, beats, strict=True)):
+            if before != after or was_away:
+                self.heard_at[loop] = now
+        self.beats = beats
+        return {name: now - heard for name, heard in zip(LOOPS, self.heard_at, strict=True)}
 
     def close(self) -> None:
         os.close(self.orders)
@@ -147,6 +162,7 @@ class Supervisor:
         self.announced = False
         self.exit_code = EXIT_DONE
         self.give_up_at = float("inf")
+        self.ticked_at = time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.housekeeping = Housekeeping(
             store,
@@ -155,6 +171,7 @@ class Supervisor:
             hostname=socket.gethostname(),
             queues=tree.plan.queues,
             heartbeat_seconds=tree.plan.heartbeat_seconds,
+            patience_seconds=tree.plan.patience_seconds,
             drain=tree.drain,
             on_settled=self.count,
         )
@@ -163,6 +180,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Work until told to stop, drained, or through with `max_jobs`; return the exit code."""
+        limit_waits(self.tree.plan.lease_seconds)
         with self.listening_to_signals():
             self.housekeeping.start()
             while True:
@@ -209,9 +227,14 @@ class Supervisor:
                         pass
 
     def tick(self) -> None:
+        now = time.monotonic()
+        # After a pause of this process itself others have had no chance to show that they live.
+        was_away = now - self.ticked_at > AWAY_SECONDS
+        self.ticked_at = now
+        self.housekeeping.patience.look(now)
         for seat in self.all_seats():
             if seat.child:
-                self.look_after(seat, seat.child)
+                self.look_after(seat, seat.child, now, was_away)
         self.obey_signals()
         if self.housekeeping.findings.drained and not self.stopping:
             self.stop("drained")
@@ -252,20 +275,42 @@ class Supervisor:
 
     # Look after
 
-    def look_after(self, seat: Seat, child: Child) -> None:
+    def look_after(self, seat: Seat, child: Child, now: float, was_away: bool) -> None:
         self.hear(seat, child)
         if child.process.poll() is not None:
             self.bury(seat, child)
             return
-        overdue = child.slots.overdue(time.monotonic(), self.tree.plan.timeout_grace_seconds)
-        if overdue and not child.killed:
+        overdue = child.slots.overdue(now, self.tree.plan.timeout_grace_seconds)
+        silence = child.silence(now, was_away or not child.ready)
+        most = self.tree.plan.silence_seconds
+        frozen = [loop for loop, seconds in silence.items() if seconds > most and not child.ending]
+        if child.killed or not (overdue or frozen):
+            return
+        if overdue:
             log.error("process replaced: jobs ignored their timeout", extra={"jobs": sorted(overdue)})
             child.stuck = overdue
-            child.kill()
+        else:
+            running = sorted(child.slots.started())
+            log.error("process replaced: it stood still", extra={"loops": frozen, "running": running})
+            child.frozen = frozen
+        child.kill()
+
+    def problem(self) -> str:
+        """Return what stands still in this tree, as one sentence, or nothing. Threads: any."""
+        now = time.monotonic()
+        if now - self.ticked_at > self.tree.plan.silence_seconds:
+            return "The supervisor stands still: restart the worker."
+        for seat in self.all_seats():
+            if (child := seat.child) and child.ready and not child.ending:
+                for loop, heard_at in zip(LOOPS, child.heard_at, strict=True):
+                    if (seconds := now - heard_at) > self.tree.plan.silence_seconds / 2:
+                        return f"The {loop} of process {child.process.pid} has stood still for {seconds:.0f} s."
+        return ""
 
     def hear(self, seat: Seat, child: Child) -> None:
         for message in child.read():
             child.ready = child.ready or "ready" in message
+            child.ending = child.ending or "ending" in message
             child.said_goodbye = child.said_goodbye or "goodbye" in message
             if tally := message.get("tally"):
                 self.merged.add(tally)
@@ -275,8 +320,8 @@ class Supervisor:
         """Take back what a dead process held, by what it died of, and decide whether its seat is filled again."""
         self.hear(seat, child)
         code = child.process.returncode
-        started = child.slots.started()
-        self.housekeeping.chore(Takeback(self.housekeeping, child.worker_id, self.cause(child, code, started)))
+        act = self.taking_back(child, code, child.slots.remains())
+        self.housekeeping.chore(Takeback(self.housekeeping, child.worker_id, act))
         self.selector.unregister(child.reports)
         seat.child = None
         child.close()
@@ -288,16 +333,19 @@ class Supervisor:
         elif not self.stopping:
             self.plan_restart(seat, child, code)
 
-    def cause(self, child: Child, code: int, started: dict[int, int]) -> Callable[[], list[Settlement]]:
+    def taking_back(self, child: Child, code: int, remains: Remains) -> Callable[[], list[Settlement]]:
+        """Return how what a process held is taken back, by what it died of."""
         worker_id = child.worker_id
         if child.stuck:
-            stuck = child.stuck & started.keys()
-            return partial(lifecycle.take_back_stuck, worker_id, started, stuck, self.options)
+            stuck = child.stuck & remains.running.keys()
+            return partial(lifecycle.take_back_stuck, worker_id, remains, stuck, self.options)
+        if child.frozen:
+            return partial(lifecycle.take_back_frozen, worker_id, remains)
         if child.killed or (child.said_goodbye and code in (EXIT_DONE, EXIT_GRACE_OVER)):
             why = "its worker was stopped while it ran"
-            return partial(lifecycle.take_back_stopped, worker_id, started, why)
-        log.error("process died", extra={"worker_id": worker_id, "exit_code": code, "running": sorted(started)})
-        return partial(lifecycle.take_back_lost, worker_id, started)
+            return partial(lifecycle.take_back_stopped, worker_id, remains, why)
+        log.error("process died", extra={"worker_id": worker_id, "exit_code": code, "running": sorted(remains.running)})
+        return partial(lifecycle.take_back_lost, worker_id, remains)
 
     def plan_restart(self, seat: Seat, child: Child, code: int) -> None:
         """Restart at once after a good life, later and later after bad starts."""
@@ -369,6 +417,7 @@ class Takeback:
 
     def __call__(self) -> list[Settlement]:
         while True:
+            self.housekeeping.patience.again()
             self.done.extend(self.act())
             left = self.housekeeping.store.jobs.running().filter(leased_by=self.worker_id).exists()
             if not left or time.monotonic() - self.began_at > self.longest_seconds:

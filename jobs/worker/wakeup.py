@@ -2,12 +2,14 @@
 
 import logging
 import threading
+import time
 
 from django.db import connections
 
 from ..storage import Storage
 from .connections import pause_after
 from .engine import Engine
+from .patience import Patience
 
 log = logging.getLogger("jobs")
 
@@ -18,6 +20,8 @@ class Wakeup:
     def __init__(self, engine: Engine, store: Storage) -> None:
         self.engine = engine
         self.store = store
+        self.patience = Patience("wakeup", engine.plan.patience_seconds)
+        self.probe_seconds = engine.plan.lease_seconds
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, name="wakeup", daemon=True)
 
@@ -42,10 +46,17 @@ class Wakeup:
 
     def listen(self) -> None:
         """Listen until stopped. What was sent while nobody listened is found by the look right after."""
-        watch = self.store.watch()
+        with self.patience.waiting(self.store.alias):
+            watch = self.store.watch()
         self.engine.woken()
+        probe_at = time.monotonic() + self.probe_seconds
         try:
             while not self.stopping.is_set():
+                if time.monotonic() >= probe_at:
+                    # A connection that has fallen silent hears no news and no end either.
+                    probe_at = time.monotonic() + self.probe_seconds
+                    with self.patience.waiting(self.store.alias):
+                        watch.probe()
                 if queues := watch.wait(LOOK_SECONDS):
                     self.engine.woken(queues)
         finally:

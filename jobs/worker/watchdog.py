@@ -3,24 +3,35 @@
 It needs no database, so that it works when the database does not.
 """
 
+import logging
+import resource
+import sys
 import threading
 import time
+from pathlib import Path
 
 from ..exceptions import TimedOut
 from ..leases import Lease
 from ..runs import Run
 from .engine import Engine
 from .heartbeat import Heartbeat, lose
+from .patience import Patience
+from .slots import WATCHDOG
+
+log = logging.getLogger("jobs")
 
 LOOK_SECONDS = 0.1
 IDLE_LOOK_SECONDS = 0.25  # by so much an attempt that is the first after a rest may exceed its timeout
+WEIGH_SECONDS = 1.0
 # A run whose lease was not renewed stops while a sixth of the lease is left.
 MARGIN = 1 / 6
 
 
 class Watchdog:
-    def __init__(self, engine: Engine, heartbeat: Heartbeat) -> None:
+    def __init__(self, engine: Engine, heartbeat: Heartbeat, *others: Patience) -> None:
         self.engine, self.heartbeat = engine, heartbeat
+        self.patiences = (engine.patience, heartbeat.patience, *others)
+        self.weigh_at = 0.0
         self.sure_seconds = engine.plan.lease_seconds * (1 - MARGIN)
         # A task that has ignored its timeout for this long makes its process take nothing new.
         self.patience_seconds = min(1.0, engine.plan.timeout_grace_seconds / 2)
@@ -40,6 +51,12 @@ class Watchdog:
     def tick(self) -> float:
         """Interrupt what is over its time and return the seconds until the next look."""
         now = time.monotonic()
+        self.engine.desk.slots.beat(WATCHDOG)
+        for patience in self.patiences:
+            patience.look(now)
+        if self.engine.plan.max_memory and now >= self.weigh_at:
+            self.weigh_at = now + WEIGH_SECONDS
+            self.weigh(self.engine.plan.max_memory)
         runs = list(self.engine.desk.runner.running.values())
         for run in runs:
             self.check(run, now)
@@ -49,6 +66,13 @@ class Watchdog:
             self.engine.ring()
         nearest = min((run.deadline - now for run in runs if run.deadline and run.deadline > now), default=LOOK_SECONDS)
         return min(LOOK_SECONDS, nearest) if runs else IDLE_LOOK_SECONDS
+
+    def weigh(self, most: int) -> None:
+        """Have the process end when it has taken too much memory, once all that it holds is done."""
+        if not self.engine.draining and (taken := resident_mib()) > most:
+            log.warning("process has taken its memory", extra={"mib": taken, "max_memory": most})
+            self.engine.draining = True
+            self.engine.ring()
 
     def check(self, run: Run, now: float) -> None:
         if run.deadline and now >= run.deadline:
@@ -68,3 +92,13 @@ class Watchdog:
         if now < lease.claimed_monotonic + self.sure_seconds:
             return True
         return now < self.kept_until(lease, lease.claimed_monotonic)
+
+
+def resident_mib() -> int:
+    """Return the memory that this process has now; where the system does not tell, the most that it has had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() >> 20
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most >> 20 if sys.platform == "darwin" else most >> 10

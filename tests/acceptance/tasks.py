@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import ctypes
 import os
 import signal
 import time
@@ -161,6 +162,27 @@ def announced(ledger: str, name: str) -> None:
 def wait_while_announced(task_result: Any, **kwargs: Any) -> None:
     if task_result.task.func is announced.func:
         wait_at(task_result.kwargs["ledger"], "gate")
+
+
+@task
+def stand_still(ledger: str, name: str, company: list[str]) -> None:
+    """Hold the interpreter as a bad extension does: no thread of this process goes on. Run well the third time."""
+    book = Ledger(ledger)
+    book.note(f"{name} started")
+    while not book.has(*(f"{other} started" for other in company)):
+        time.sleep(LOOK_SECONDS)
+    if book.count(f"{name} started") < 3:
+        ctypes.PyDLL(None).sleep(60)
+
+
+KEPT = []
+
+
+@task
+def keep_memory(mib: int) -> int:
+    """Take memory and never give it back; return who did."""
+    KEPT.append(bytearray(mib << 20))
+    return os.getpid()
 
 
 # Stubbornness: an interruption is taken for a sign to go on

@@ -4,17 +4,17 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError, ProgrammingError
+from django.db import InternalError, OperationalError, ProgrammingError, connections
 from django.db.models import F
 
 from jobs import lifecycle
 from jobs.conf import Options
 from jobs.models import Attempt, DeadLetter, Job, Queue
-from jobs.outcomes import Succeeded
-from jobs.states import State
+from jobs.outcomes import ErrorReport, Failed, Succeeded
+from jobs.states import Reason, State
 from jobs.storage import storage
 from jobs.tally import Tally
-from jobs.worker.engine import BUSY_SECONDS, Engine
+from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, Engine
 from jobs.worker.plan import Plan
 from jobs.worker.runner import AsyncRunner, Finished
 from jobs.worker.slots import Slots
@@ -42,7 +42,7 @@ def engine_of():
     made = []
 
     def build(**plan):
-        slots = Slots.create(4)
+        slots = Slots.create(4, rings=3)
         given = Plan(**{"worker_id": "w1", "threads": 2, "async_slots": 2} | plan)
         engine = Engine(given, storage(), Told(), Tally(), slots, AsyncRunner(Options()))
         made.append((slots, engine))
@@ -167,13 +167,89 @@ def test_jobs_that_a_lost_reply_hid_are_given_back(engine_of):
     enqueue(1)
     engine = engine_of()
     storage().claim("w1", "default", 1, timedelta(seconds=60))
-    engine.leak_suspected = True
+    engine.suspect_leaks()
     engine.draining = True
 
     engine.tick()
 
     job = Job.objects.get()
     assert (job.state, job.attempts, job.crashes, job.suspect) == (State.READY, 0, 0, False)
+
+
+def test_a_claim_that_commits_after_its_connection_was_given_up_is_found_too(engine_of):
+    enqueue(1)
+    engine = engine_of()
+    engine.draining = True
+    engine.suspect_leaks()
+    engine.tick()
+    storage().claim("w1", "default", 1, timedelta(seconds=60))
+
+    engine.tick()
+    assert Job.objects.running().count() == 1
+    engine.leaks_at -= LEAK_LOOK_SECONDS
+    engine.tick()
+
+    assert Job.objects.ready().count() == 1
+
+
+def test_leaks_are_looked_for_no_longer_than_a_lease_lasts(engine_of):
+    engine = engine_of()
+    now = time.monotonic()
+    assert not engine.is_leak_look_due(now)
+
+    engine.suspect_leaks()
+
+    assert engine.is_leak_look_due(now + 59)
+    assert not engine.is_leak_look_due(now + 61)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_locked_row_holds_up_no_other_outcome_and_no_claim(engine_of, vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite locks no rows")
+    enqueue(5)
+    engine = engine_of()
+    engine.tick()
+    locked, failed = take(engine)
+    other = connections["default"].copy()
+    other.ensure_connection()
+    other.set_autocommit(False)
+    try:
+        other.cursor().execute("SELECT 1 FROM jobs_job WHERE id = %s FOR UPDATE", [locked.id])
+        hand_in(engine, locked)
+        hand_in(engine, failed, Failed(ErrorReport(message="no"), reason=Reason.PERMANENT_ERROR))
+        engine.tick()
+        engine.tick()
+        states = dict(Job.objects.values_list("pk", "state"))
+    finally:
+        other.rollback()
+        other.close()
+
+    assert (states[locked.id], states[failed.id]) == (State.RUNNING, State.DEAD)
+    assert take(engine)
+    engine.settler.locked_until = 0.0
+    engine.tick()
+    assert Job.objects.get(pk=locked.id).state == State.SUCCEEDED
+    assert locked.key not in engine.held
+
+
+@pytest.mark.parametrize("error", [OperationalError("gone"), InternalError("read-only"), ProgrammingError("no column")])
+def test_what_is_not_the_fault_of_an_outcome_buries_no_job(engine_of, monkeypatch, error):
+    enqueue(1)
+    engine = engine_of()
+    engine.tick()
+    hand_in(engine, take(engine)[0], Failed(ErrorReport(message="no"), retry_in=5.0))
+
+    def failing(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.store, "settle", failing)
+        with pytest.raises(type(error)):
+            engine.settler.settle_all()
+    engine.settler.settle_all()
+
+    assert Job.objects.get().state == State.SCHEDULED
 
 
 @pytest.mark.django_db(transaction=True)

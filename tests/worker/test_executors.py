@@ -28,7 +28,7 @@ class Runs:
 
 @pytest.fixture
 def crew_of():
-    slots = Slots.create(4)
+    slots = Slots.create(4, rings=4)
     made = []
 
     def build(count):

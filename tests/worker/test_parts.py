@@ -29,8 +29,8 @@ def lease_claimed(seconds_ago: float) -> Lease:
 
 
 def watchdog_of(*, lease_seconds: float, renewed_seconds_ago: float) -> Watchdog:
-    engine: Any = SimpleNamespace(plan=Plan(worker_id="w", lease_seconds=lease_seconds))
-    heartbeat: Any = SimpleNamespace(renewed_at=time.monotonic() - renewed_seconds_ago)
+    engine: Any = SimpleNamespace(plan=Plan(worker_id="w", lease_seconds=lease_seconds), patience=None)
+    heartbeat: Any = SimpleNamespace(renewed_at=time.monotonic() - renewed_seconds_ago, patience=None)
     return Watchdog(engine, heartbeat)
 
 

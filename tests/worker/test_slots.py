@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from jobs.worker.slots import Slots
+from jobs.worker.slots import HEARTBEAT, RING, Slots
 
 
 @pytest.fixture
@@ -57,3 +57,42 @@ def test_a_process_that_closes_its_slots_leaves_nothing_open(slots):
     other.close()
 
     assert slots.started() == {7: 1}
+
+
+def test_beats_of_a_loop_change_nothing_else():
+    slots = Slots.create(2)
+    slots.mark(0, 5, 1, None)
+
+    for _ in range(3):
+        slots.beat(HEARTBEAT)
+
+    assert slots.beats() == [0, 3, 0]
+    assert slots.rows() == [(5, 1, 0.0)]
+    slots.close()
+
+
+def test_what_ended_last_can_still_be_read_when_its_process_is_gone():
+    slots = Slots.create(3, rings=2)
+    slots.mark(0, 5, 1, None)
+    first, second = slots.ring(0), slots.ring(1)
+    for n in range(1, RING + 3):
+        first.add(n, 7)
+    second.add(2**62, 2**61)
+
+    remains = slots.remains()
+
+    assert remains.running == {5: 1}
+    assert remains.ended == {(n, 7) for n in range(3, RING + 3)} | {(2**62, 2**61)}
+    slots.close()
+
+
+def test_every_ring_ends_where_the_memory_does():
+    slots = Slots.create(4, rings=3)
+    last = slots.ring(2)
+
+    for n in range(1, RING + 1):
+        last.add(n, n)
+
+    assert len(slots.remains().ended) == RING
+    assert slots.started() == {}
+    slots.close()

@@ -1,18 +1,23 @@
 """`manage.py runworker`: parses arguments and starts a worker tree."""
 
+import logging
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import Error, connections
 
-from jobs import conf
+from jobs import conf, health
+from jobs.logs import speak_where_nobody_listens
 from jobs.metrics import serve
 from jobs.storage import storage
 from jobs.tally import Merged
 from jobs.worker.plan import Plan
 from jobs.worker.supervisor import Supervisor, Tree
+
+log = logging.getLogger("jobs")
 
 
 class Command(BaseCommand):
@@ -27,6 +32,7 @@ class Command(BaseCommand):
         add("--drain", action="store_true", help="exit 0 once nothing that this tree may run is left")
         add("--max-jobs", type=count, metavar="N", help="stop the tree after N jobs")
         add("--recycle-after", type=count, metavar="N", help="replace a process after N jobs")
+        add("--max-memory", type=count, metavar="MIB", help="replace a process once it has taken so much memory")
         for name, help_text in LENGTHS.items():
             add(f"--{name.replace('_', '-')}", type=seconds, metavar="SECONDS", help=help_text)
         add("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on this port of 127.0.0.1")
@@ -38,6 +44,9 @@ class Command(BaseCommand):
         heartbeat = given["heartbeat"] or (lengths["lease"] / 3 if given["lease"] else options.heartbeat_interval)
         if heartbeat > lengths["lease"] / 2:
             raise CommandError("--heartbeat must be at most half of the lease: one missed beat would lose it")
+        speak_where_nobody_listens()
+        check_queues(given["queue"])
+        check_tables()
         plan = Plan(
             worker_id="",
             queues=given["queue"],
@@ -47,24 +56,46 @@ class Command(BaseCommand):
             grace_seconds=lengths["grace"].total_seconds(),
             timeout_grace_seconds=lengths["timeout_grace"].total_seconds(),
             poll_seconds=lengths["poll_interval"].total_seconds(),
+            max_memory=given["max_memory"],
             reload=settings.DEBUG and not given["no_reload"] and not given["drain"],
         )
         tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"])
         merged = Merged()
-        server = self.metrics_server(given["metrics_port"], merged)
-        code = Supervisor(tree, storage(), options, merged, say=self.stdout.write).run()
+        supervisor = Supervisor(tree, storage(), options, merged, say=self.stdout.write)
+        server = self.metrics_server(given["metrics_port"], merged, supervisor)
+        code = supervisor.run()
         if server:
             server.stop()
         if code:
             raise SystemExit(code)
 
-    def metrics_server(self, port: int | None, merged: Merged) -> Any:
+    def metrics_server(self, port: int | None, merged: Merged, supervisor: Supervisor) -> Any:
         if port is None:
             return None
         try:
-            return serve(port, merged)
+            return serve(port, merged, problem=supervisor.problem)
         except (OSError, OverflowError) as error:
             raise CommandError(f"--metrics-port {port} cannot be served: {error}") from error
+
+
+def check_queues(names: list[str]) -> None:
+    """Raises: CommandError for a queue into which nothing can be enqueued."""
+    known = conf.queues()
+    if unknown := [name for name in names if known and name not in known]:
+        raise CommandError(f"There is no queue {unknown[0]!r}.{conf.nearest(unknown[0], dict.fromkeys(known))}")
+
+
+def check_tables() -> None:
+    """Raises: CommandError where the tables of jobs do not exist yet. A database that does not answer may come back."""
+    try:
+        finding = health.migrations("jobs")
+    except Error as error:
+        log.warning("database does not answer yet", extra={"error": str(error).strip()})
+    else:
+        if not finding.ok:
+            raise CommandError(finding.message)
+    finally:
+        connections.close_all()
 
 
 LENGTHS = {

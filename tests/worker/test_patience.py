@@ -1,0 +1,99 @@
+"""A connection that falls silent is given up: by whoever watches, in time, and only then."""
+
+import threading
+import time
+
+import pytest
+from django.db import OperationalError, connection, connections
+
+from jobs.worker.connections import limit_waits
+from jobs.worker.patience import Patience, hang_up
+from jobs.worker.plan import Plan
+
+
+def test_a_wait_that_is_over_is_nothing_to_end(monkeypatch):
+    ended = []
+    monkeypatch.setattr("jobs.worker.patience.hang_up", ended.append)
+    patience = Patience("engine", 1.0)
+
+    with patience.waiting("default"):
+        patience.look(time.monotonic() + 0.9)
+    patience.look(time.monotonic() + 1e6)
+
+    assert ended == []
+
+
+def test_a_wait_that_lasts_too_long_is_ended_once_in_so_long(monkeypatch):
+    ended = []
+    monkeypatch.setattr("jobs.worker.patience.hang_up", ended.append)
+    patience = Patience("engine", 1.0)
+
+    with patience.waiting("default"):
+        now = time.monotonic()
+        for seconds in (1.1, 1.5, 2.0, 2.2):
+            patience.look(now + seconds)
+
+    assert ended == [connections["default"]] * 2
+
+
+def test_each_of_several_statements_has_all_the_patience(monkeypatch):
+    ended = []
+    monkeypatch.setattr("jobs.worker.patience.hang_up", ended.append)
+    patience = Patience("housekeeping", 1.0)
+
+    with patience.waiting("default"):
+        monkeypatch.setattr(time, "monotonic", lambda: 1e9)
+        patience.again()
+        patience.look(1e9 + 0.9)
+
+    assert ended == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_waits_for_a_silent_server_gets_an_error_and_the_next_connection_works(vendor, eventually):
+    if vendor != "postgresql":
+        pytest.skip("SQLite has no server that could fall silent")
+    patience, errors = Patience("engine", 0.2), []
+
+    def wait():
+        try:
+            with patience.waiting("default"), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(3)")
+        except OperationalError as error:
+            errors.append(error)
+        connection.close()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.close()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while thread.is_alive():
+        patience.look(time.monotonic())
+        time.sleep(0.01)
+
+    assert len(errors) == 1
+
+
+@pytest.mark.django_db
+def test_hanging_up_where_there_is_no_connection_is_no_error():
+    hang_up(connections["default"].copy())
+
+
+def test_a_loop_waits_so_long_that_its_leases_can_still_be_renewed():
+    for lease in (10.0, 60.0, 3600.0):
+        plan = Plan(worker_id="w", lease_seconds=lease, heartbeat_seconds=lease / 3)
+
+        # The beat before it had answered; this one waits in vain; the next is on another connection.
+        assert plan.heartbeat_seconds + plan.patience_seconds < lease * 5 / 6
+
+
+@pytest.mark.parametrize(("lease", "given", "limit"), [(60.0, {}, 10), (60.0, {"connect_timeout": 3}, 3), (6.0, {}, 2)])
+def test_connecting_takes_no_longer_than_a_sixth_of_a_lease(monkeypatch, lease, given, limit):
+    monkeypatch.setattr(connections["default"], "vendor", "postgresql")
+    monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", given)
+
+    limit_waits(lease)
+
+    assert connections["default"].settings_dict["OPTIONS"]["connect_timeout"] == limit
+    assert connections["default"].settings_dict["OPTIONS"]["tcp_user_timeout"] == 30_000
