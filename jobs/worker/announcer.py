@@ -18,6 +18,7 @@ from ..states import ENDED, State
 
 log = logging.getLogger("jobs")
 
+MOST_WAITING = 100  # batches
 LEVELS = {State.DEAD: logging.ERROR, State.SCHEDULED: logging.WARNING}
 
 
@@ -127,6 +128,10 @@ class Announcer:
     def hears_successes(self) -> bool:
         """Say whether anybody would notice that a job succeeded; most projects have nobody who does."""
         return is_heard(task_finished, logging.INFO) or log.isEnabledFor(logging.DEBUG)
+
+    def is_behind(self) -> bool:
+        """Say whether receivers are slower than jobs: then the process claims no more until they have caught up."""
+        return self.events.qsize() > MOST_WAITING
 
     def put(self, settled: Iterable[tuple[Settlement, Outcome]], lost: Iterable[Lease]) -> None:
         self.events.put((list(settled), list(lost)))

@@ -190,6 +190,8 @@ class Engine:
         A thread is free only when its outcome is written. What is claimed ahead is counted by what still waits to run
         when the claim is answered, so that threads and database never wait for each other.
         """
+        if self.announcer.is_behind():
+            return 0
         threads, held = self.plan.threads, len(self.held)
         ahead = self.pace.ahead(threads)
         limit = 1 if self.plan.solo else threads + ahead + self.async_share()

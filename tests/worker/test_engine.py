@@ -29,8 +29,13 @@ class Told:
     def __init__(self):
         self.settled, self.lost = [], []
 
+        self.behind = False
+
     def hears_successes(self):
         return True
+
+    def is_behind(self):
+        return self.behind
 
     def put(self, settlements, lost):
         self.settled.extend(settlements)
@@ -345,6 +350,19 @@ def test_claim_that_fails_for_reasons_of_its_own_is_left_to_the_loop_that_backs_
 
     with pytest.raises(ProgrammingError):
         engine.tick()
+
+
+def test_nothing_is_claimed_while_receivers_are_behind(engine_of):
+    enqueue(1)
+    engine = engine_of()
+    engine.announcer.behind = True
+
+    assert engine.tick() == BUSY_SECONDS
+    assert not Job.objects.running().exists()
+
+    engine.announcer.behind = False
+    engine.tick()
+    assert Job.objects.running().count() == 1
 
 
 def test_max_jobs_bounds_what_is_claimed_and_ends_the_engine(engine_of):

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.leases import Lease
 from jobs.storage import ReadyQueue
+from jobs.worker.announcer import MOST_WAITING, Announcer
 from jobs.worker.housekeeping import Trust
 from jobs.worker.pace import Pace
 from jobs.worker.plan import MAX_AHEAD, Plan
@@ -165,3 +166,16 @@ def test_a_plan_survives_its_journey_to_a_process():
 
     assert Plan.from_line(plan.line()) == plan
     assert plan.lease == timedelta(seconds=60)
+
+
+def test_an_announcer_is_behind_until_its_receivers_have_caught_up(eventually):
+    announcer = Announcer()
+    for _ in range(MOST_WAITING + 1):
+        assert not announcer.is_behind()
+        announcer.put([], [])
+
+    assert announcer.is_behind()
+    announcer.start()
+
+    eventually(lambda: not announcer.is_behind())
+    announcer.stop(5)
