@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sqlite3
 import threading
 import time
 from typing import Any
@@ -49,9 +50,16 @@ class Opened(threading.local):
 
     def __init__(self) -> None:
         self.connections: list[Any] = []
+        by_thread[threading.get_ident()] = self.connections
 
 
+by_thread: dict[int, list[Any]] = {}
 opened = Opened()
+
+
+def connections_of(thread_id: int) -> list[Any]:
+    """Return the connections that jobs have opened in a thread. Threads: any may ask."""
+    return by_thread.get(thread_id, []).copy()
 
 
 def note_opened(connection: Any, **kwargs: Any) -> None:
@@ -91,12 +99,25 @@ def tidy() -> None:
         if connection.in_atomic_block or not connection.autocommit:
             log.warning("transaction left open by a task", extra={"database": connection.alias})
             discard(connection)
+        elif is_closed(connection.connection):
+            log.warning("connection closed by a task", extra={"database": connection.alias})
+            discard(connection)
         elif connection.errors_occurred or is_due(connection):
             try:
                 connection.close_if_unusable_or_obsolete()
             except Exception:  # of some database's driver; the outcome of the job must not be lost by it
                 log.warning("connection not checked", exc_info=True, extra={"database": connection.alias})
                 discard(connection)
+
+
+def is_closed(driver_connection: Any) -> bool:
+    """Say whether a task has closed the driver's connection beneath Django's, which then would not connect again."""
+    if isinstance(driver_connection, sqlite3.Connection):
+        try:
+            return driver_connection.total_changes < 0
+        except sqlite3.ProgrammingError:
+            return True
+    return bool(getattr(driver_connection, "closed", False))
 
 
 def discard_all() -> None:

@@ -9,13 +9,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from ..exceptions import TimedOut
 from ..leases import Lease
-from ..runs import Run
+from ..runs import Run, ThreadGate
+from .connections import connections_of
 from .engine import Engine
 from .heartbeat import Heartbeat, lose
-from .patience import Patience
+from .patience import Patience, hang_up
 from .slots import WATCHDOG
 
 log = logging.getLogger("jobs")
@@ -32,6 +34,8 @@ class Watchdog:
         self.engine, self.heartbeat = engine, heartbeat
         self.patiences = (engine.patience, heartbeat.patience, *others)
         self.weigh_at = 0.0
+        # Since when runs have been interrupted, with the connections that they had then.
+        self.unreached: dict[tuple[int, int], tuple[float, list[Any]]] = {}
         self.sure_seconds = engine.plan.lease_seconds * (1 - MARGIN)
         # A task that has ignored its timeout for this long makes its process take nothing new.
         self.patience_seconds = min(1.0, engine.plan.timeout_grace_seconds / 2)
@@ -60,6 +64,8 @@ class Watchdog:
         runs = list(self.engine.desk.runner.running.values())
         for run in runs:
             self.check(run, now)
+        if self.unreached:
+            self.unreached = {run.key: self.unreached[run.key] for run in runs if run.key in self.unreached}
         stuck = any(run.deadline and now > run.deadline + self.patience_seconds for run in runs)
         if stuck != self.engine.retired:
             self.engine.retired = stuck
@@ -79,6 +85,18 @@ class Watchdog:
             run.gate.interrupt(TimedOut(f"ran longer than its timeout of {run.timeout_seconds:g} s"))
         if now >= self.kept_until(run.lease, run.kept_since):
             lose(run, "its lease could not be renewed in time")
+        if run.gate.error is not None and isinstance(run.gate, ThreadGate):
+            self.reach(run, run.gate, now)
+
+    def reach(self, run: Run, gate: ThreadGate, now: float) -> None:
+        """Hang up for a run whose interruption does not arrive: its own connection may have fallen silent.
+
+        Its process would be replaced for it soon. Its connections are given up after an interruption anyway.
+        """
+        began_at, its_own = self.unreached.setdefault(run.key, (now, connections_of(gate.thread_id)))
+        if gate.sent and now - began_at > self.engine.plan.timeout_grace_seconds / 2:
+            while its_own:
+                hang_up(its_own.pop())
 
     def kept_until(self, lease: Lease, kept_since: float) -> float:
         """Return until when, in monotonic seconds, nobody else can own the job."""
