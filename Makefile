@@ -2,7 +2,7 @@ PYTHON ?= python3
 # One virtual environment for each version of Python.
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
-.PHONY: bench bench-peers demo test
+.PHONY: bench bench-peers chaos demo test
 
 demo: $(VENV)/runtime.stamp
 	@$(VENV)/bin/python -m config.demo
@@ -17,6 +17,10 @@ bench: $(VENV)/tests.stamp
 # make bench-peers ARGS="--peer pgqueuer --case drain.noop pickup --markdown"
 bench-peers: $(VENV)/tests.stamp
 	@$(VENV)/bin/python -m benchmarks.peers $(ARGS)
+
+# make chaos ARGS="--scenario kill-child half-open --db postgresql --seed 1 2 3"
+chaos: $(VENV)/tests.stamp
+	@$(VENV)/bin/python -m benchmarks.chaos $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

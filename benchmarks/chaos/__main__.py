@@ -1,0 +1,206 @@
+"""`make chaos`, or `python -m benchmarks.chaos --help`: cause faults, and say whether the promise was kept."""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..processes import ROOT
+from .faults import Harm
+from .judge import Judge, Verdict, recovery_after_kills, recovery_after_outages
+from .report import table
+from .scenarios import ALL, BOTH, Scenario
+from .server import Server, running_server
+from .world import World, a_world
+
+BEFORE_SECONDS, AFTER_SECONDS = 6.0, 12.0  # of feeding before the first fault and after the last
+LOOK_SECONDS = 0.25
+MODEL_TEST = "tests/storage/test_model.py"
+MIX, MODEL = "mix", "model"
+MODEL_EXAMPLES = 300  # random histories of forty steps
+MIXED_SECONDS = 12.0  # of each fault in the mix
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chaos",
+        description="Run worker trees under faults and check that no job is lost, stuck, or has an effect too often. "
+        "Everything runs on this machine, on databases started for this. Exits 1 unless the promise was kept.",
+    )
+    add = parser.add_argument
+    add("--list", action="store_true", help="name the scenarios and do nothing")
+    add("--scenario", nargs="+", default=[], metavar="NAME", help="only these; --list names them")
+    add("--db", choices=[*BOTH, "both"], default="both", help="default: both")
+    add("--seed", nargs="+", type=int, default=[1], metavar="N", help="of the random schedule; several: one run each")
+    add("--seconds", type=float, default=30.0, metavar="S", help="how long faults go on; default: 30")
+    add("--json", metavar="FILE", help="write the verdicts for machines; -: to stdout, and no table")
+    add("--logs", metavar="DIRECTORY", help="keep what the workers said of runs that broke the promise")
+    return parser.parse_args(given)
+
+
+def run(scenario: Scenario, vendor: str, seed: int, seconds: float, server: Server | None, logs: str | None) -> Verdict:
+    """Run one scenario in a world of its own."""
+    verdict = Verdict(scenario.name, vendor, seed)
+    with a_world(vendor, seed, server) as world:
+        try:
+            act(scenario, world, seconds, verdict)
+        except Exception as error:
+            traceback.print_exc()
+            verdict.error = repr(error)
+        if logs and verdict.word != "held":
+            path = Path(logs) / f"{scenario.name}-{vendor}-{seed}.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(world.said())
+    return verdict
+
+
+def act(scenario: Scenario, world: World, seconds: float, verdict: Verdict) -> None:
+    prepare(scenario, world)
+    world.feed(scenario.rate, scenario.extras)
+    began = time.monotonic()
+    world.pass_time(BEFORE_SECONDS)
+    before, first = world.footprint(), time.monotonic()
+    fault = scenario.fault(world)
+    try:
+        while (left := first + seconds - time.monotonic()) > 0:
+            world.pass_time(min(left, next(fault)))
+    finally:
+        fault.close()
+    last = time.monotonic()
+    world.pass_time(AFTER_SECONDS)
+    stopped = time.monotonic()
+    world.stop_feeding()
+    wait_for_quiet(world, scenario.quiet_seconds)
+    verdict.leak = before.has_grown_to(world.footprint())
+    rate = world.ledger.rate
+    # The feeder itself takes a second to start.
+    verdict.rates = rate(began + 2, first), rate(first, last), rate(last + 2, stopped)
+    hit, verdict.recovery = recovery_after_kills(world)
+    verdict.bites = {"runs hit": hit} if world.record.kills else {}
+    verdict.bites |= world.record.bites
+    if world.record.restored:
+        failures = world.said().count('failed"') + world.said().count(" failed ")
+        verdict.bites["failures logged"] = failures
+        verdict.recovery = recovery_after_outages(world, verdict.rates[0])
+    Judge(world, verdict, world.vendor in scenario.may_wait).judge()
+
+
+def prepare(scenario: Scenario, world: World) -> None:
+    world.arguments, world.lease_seconds, world.grace_seconds = scenario.arguments(), scenario.lease, scenario.grace
+    if scenario.prepare:
+        scenario.prepare(world)
+    world.start_tree()
+    world.environ.pop("CHAOS_CODE", None)
+    world.start_tree()
+    world.wait_until_ready()
+
+
+def wait_for_quiet(world: World, seconds: float) -> None:
+    """Wait until nothing is left to do, but not for ever: what is left then is stuck."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        world.pass_time(LOOK_SECONDS)
+        if not world.database.rows(OPEN[world.vendor]):
+            return
+
+
+OPEN = {
+    "postgresql": "SELECT 1 FROM jobs_job WHERE state IN ('ready', 'running') OR state = 'scheduled' "
+    "AND run_after < now() + interval '5 minutes' LIMIT 1",
+    "sqlite": "SELECT 1 FROM jobs_job WHERE state IN ('ready', 'running') OR state = 'scheduled' "
+    "AND run_after < datetime('now', '+5 minutes') LIMIT 1",
+}
+
+
+def run_model(vendor: str, seed: int, server: Server | None) -> Verdict:
+    """Run the model of storage and lifecycle for long: `make test` runs it shortly."""
+    verdict = Verdict(MODEL, vendor, seed, bites={"histories": MODEL_EXAMPLES})
+    url = {"DATABASE_URL": server.url("postgres")} if server else {}
+    environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}", MODEL_TEST]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ | url | {"MODEL_EXAMPLES": str(MODEL_EXAMPLES)}, capture_output=True, text=True
+    )
+    if done.returncode:
+        verdict.broken.append(f"the rows are not what the rules say: {done.stdout[-3000:]}")
+    return verdict
+
+
+def mixed(scenarios: Sequence[Scenario]) -> Scenario:
+    """Return one scenario of all those that need nothing prepared, in turn and in a random order."""
+    plain = [s for s in scenarios if not s.prepare and not s.extras]
+
+    def fault(world: World) -> Harm:
+        chosen = [s for s in plain if world.vendor in s.vendors]
+        order = itertools.chain.from_iterable(world.rng.sample(chosen, len(chosen)) for _ in itertools.count())
+        for scenario in order:
+            until = time.monotonic() + MIXED_SECONDS
+            inner = scenario.fault(world)
+            try:
+                while (left := until - time.monotonic()) > 0:
+                    yield min(left, next(inner))
+            finally:
+                inner.close()
+
+    return Scenario(MIX, "all of them in turn, in a random order", fault)
+
+
+def no_fault(world: World) -> Harm:
+    yield 0.0
+
+
+MODEL_SCENARIO = Scenario(MODEL, "random histories of storage and lifecycle beside a model of them", no_fault)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    # Whoever stops this stops the servers and workers that it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    given = arguments()
+    known = {scenario.name: scenario for scenario in [*ALL, MODEL_SCENARIO, mixed(ALL)]}
+    if given.list:
+        print("\n".join(f"{s.name:22} {', '.join(s.vendors):19} {s.title}" for s in known.values()))
+        return 0
+    if unknown := [name for name in given.scenario if name not in known]:
+        say(f"no scenario is called {unknown[0]!r}; --list names them")
+        return 2
+    scenarios = [known[name] for name in given.scenario] or [*ALL, MODEL_SCENARIO]
+    vendors = BOTH if given.db == "both" else (given.db,)
+    verdicts = []
+    with ExitStack() as stack:
+        server = stack.enter_context(running_server()) if "postgresql" in vendors else None
+        for vendor, scenario, seed in itertools.product(vendors, scenarios, given.seed):
+            if vendor in scenario.vendors:
+                say(f"{scenario.name} on {vendor}, seed {seed}: {scenario.title}")
+                on = server if vendor == "postgresql" else None
+                if scenario is MODEL_SCENARIO:
+                    verdict = run_model(vendor, seed, on)
+                else:
+                    verdict = run(scenario, vendor, seed, given.seconds, on, given.logs)
+                say(f"    {verdict.word} {verdict.bites} {verdict.error}")
+                for line in verdict.broken:
+                    say(f"    {line}")
+                verdicts.append(verdict)
+    if not verdicts:
+        say("none of these scenarios is for this database")
+        return 2
+    text = json.dumps([verdict.for_machines() for verdict in verdicts], indent=1)
+    print(text if given.json == "-" else table(verdicts))
+    if given.json and given.json != "-":
+        Path(given.json).write_text(text + "\n")
+    return 0 if all(verdict.word == "held" for verdict in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

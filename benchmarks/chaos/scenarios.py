@@ -1,0 +1,103 @@
+"""The scenarios by name: which fault, on which databases, under which settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import faults
+from .faults import Fault
+from .kinds import MISBEHAVING
+from .world import World
+
+BOTH = ("postgresql", "sqlite")
+POSTGRESQL, SQLITE = BOTH[:1], BOTH[1:]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Units: seconds, jobs/s."""
+
+    name: str
+    title: str
+    fault: Fault
+    vendors: tuple[str, ...] = BOTH
+    rate: float = 60.0
+    lease: float = 6.0
+    grace: float = 10.0
+    extras: dict[str, int] = field(default_factory=dict)  # kinds of jobs, and how often one is fed: every so many
+    prepare: Callable[[World], None] | None = None
+    quiet_seconds: float = 60.0  # longest wait for the last job after the feed has ended
+    may_wait: tuple[str, ...] = ()  # databases on which jobs may still wait at the end
+
+    def arguments(self) -> tuple[str, ...]:
+        given = {"--processes": 2, "--threads": 4, "--lease": self.lease, "--grace": self.grace, "--poll-interval": 0.5}
+        return tuple(str(part) for pair in given.items() for part in pair)
+
+
+def proxied(world: World) -> None:
+    world.put_proxy_before_the_database()
+
+
+def with_a_clock(world: World) -> None:
+    world.clock_path = world.directory / "clock"
+    world.clock_path.write_text("0")
+    shim = Path(__file__).resolve().parent / "clock"
+    world.environ |= {"CHAOS_CLOCK": str(world.clock_path), "PYTHONPATH": str(shim), "TIME_ZONE": "Europe/Berlin"}
+
+
+def of_two_versions(world: World) -> None:
+    world.environ["CHAOS_CODE"] = "old"
+
+
+ALL = [
+    Scenario("kill-child", "kill -9 of a worker process", faults.kill_child),
+    Scenario("kill-often", "kill -9 of a worker process every 300 ms", faults.kill_often),
+    Scenario("kill-supervisor", "kill -9 of a supervisor", faults.kill_supervisor),
+    Scenario("kill-tree", "kill -9 of a whole tree", faults.kill_tree),
+    Scenario("freeze", "SIGSTOP beyond the lease, then SIGCONT", faults.freeze),
+    Scenario("database-crash", "immediate shutdown and restart", faults.crash_server, POSTGRESQL),
+    Scenario("database-outage", "20 s without a database", faults.outage, POSTGRESQL),
+    Scenario("connections-cut", "all connections ended twice a second", faults.terminate, POSTGRESQL),
+    Scenario("connections-refused", "no connection left", faults.take_all_connections, POSTGRESQL),
+    Scenario("read-only", "a database that refuses writes", faults.read_only, POSTGRESQL),
+    Scenario("half-open", "connections that fall silent", faults.deafen, POSTGRESQL, prepare=proxied),
+    Scenario("latency", "20 to 200 ms a message", faults.slow_down, POSTGRESQL, prepare=proxied, rate=15),
+    Scenario("lost-replies", "commits whose reply is lost", faults.lose_replies, POSTGRESQL, prepare=proxied),
+    Scenario("held-transaction", "a transaction held open throughout", faults.hold_transaction, POSTGRESQL),
+    Scenario("locked-rows", "locks on a ready, a running, a queue's row", faults.lock_rows, POSTGRESQL),
+    Scenario("deploys", "SIGTERM and a new tree, every few seconds", faults.deploy),
+    Scenario(
+        "long-jobs",
+        "SIGTERM with jobs longer than the grace",
+        faults.deploy_over_long_jobs,
+        grace=1,
+        extras={"long": 25},
+    ),
+    Scenario("second-signal", "SIGTERM, and another at once", faults.deploy_impatiently),
+    Scenario(
+        "misbehaviour",
+        "jobs that exit, crash, hang, leak, lie",
+        faults.misbehave,
+        extras=dict.fromkeys(MISBEHAVING, 240),
+        quiet_seconds=120,
+    ),
+    Scenario(
+        "clock",
+        "the workers' clock an hour ahead and behind",
+        faults.step_clock,
+        prepare=with_a_clock,
+        may_wait=SQLITE,
+    ),
+    Scenario(
+        "versions",
+        "old code beside new",
+        faults.upgrade,
+        extras={"brand_new": 30, "changed": 30},
+        prepare=of_two_versions,
+        quiet_seconds=120,
+    ),
+    Scenario("writers", "six other writers", faults.write_beside, SQLITE),
+    Scenario("long-write", "a write longer than the busy time-out", faults.hold_the_writer, SQLITE),
+    Scenario("disk-full", "no room to write", faults.fill_the_disk, SQLITE),
+    Scenario("read-only-file", "a file that may not be written", faults.forbid_writing, SQLITE),
+]

@@ -1,0 +1,284 @@
+"""Everything that a scenario acts upon: a database, worker trees, a feeder, and the ledger that watches them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from ..databases import OBSERVER, Database, PostgresDatabase, SQLiteDatabase
+from ..processes import ROOT, environment, reported_by
+from . import ledger
+from .proxy import Proxy
+from .server import Server
+
+KEEP_SECONDS = 0.5  # after which an ended tree is started again, as an init system does
+EFFECTS = "CREATE TABLE chaos_effect (n bigint NOT NULL)"
+
+
+@dataclass
+class Kill:
+    """Processes that were killed or frozen, and what they were running."""
+
+    moment: float
+    pids: set[int]
+
+
+@dataclass
+class Record:
+    """What was done to the world, for those who judge it afterwards. Units: monotonic seconds."""
+
+    kills: list[Kill] = field(default_factory=list)
+    restored: list[float] = field(default_factory=list)  # when a database came back
+    bites: dict[str, int] = field(default_factory=dict)  # other evidence that a fault hit something
+
+    def bit(self, what: str, times: int = 1) -> None:
+        self.bites[what] = self.bites.get(what, 0) + times
+
+
+class Footprint(NamedTuple):
+    """What workers take: the largest of each process, and all their connections. Units: MiB."""
+
+    threads: int
+    mib: float
+    connections: int
+
+    def has_grown_to(self, later: "Footprint") -> str:
+        """Say what has grown beyond what a busy moment explains, or nothing."""
+        if later.threads > self.threads + 3:
+            return f"from {self.threads} to {later.threads} threads in a process"
+        if later.mib > 1.25 * self.mib + 10:
+            return f"from {self.mib:.0f} to {later.mib:.0f} MiB in a process"
+        if later.connections > self.connections + 8:
+            return f"from {self.connections} to {later.connections} connections"
+        return ""
+
+
+class Tree:
+    """A `manage.py runworker` in a session of its own, so that what it leaves behind can be found."""
+
+    def __init__(self, arguments: tuple[str, ...], environ: dict[str, str], log: Path, user: int | None) -> None:
+        self.log, self.started_at = log, time.monotonic()
+        self.is_old = environ.get("CHAOS_CODE") == "old"
+        with open(log, "ab") as output:
+            self.supervisor = subprocess.Popen(
+                [sys.executable, "manage.py", "runworker", *arguments],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=user,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.supervisor.pid
+
+    def has_ended(self) -> bool:
+        return self.supervisor.poll() is not None
+
+    def is_ready(self) -> bool:
+        return "worker ready" in self.said()
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def processes(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if self.is_here(process)]
+
+    def children(self) -> list[psutil.Process]:
+        return [process for process in self.processes() if process.pid != self.pid]
+
+    def is_here(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+    def send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> set[int]:
+        """Kill everybody, the supervisor first, so that it replaces nobody; return the pids of the workers."""
+        pids = {process.pid for process in self.children()}
+        self.send(signal.SIGKILL)
+        while found := self.processes():
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            pids |= {process.pid for process in found}
+            time.sleep(0.01)
+        self.supervisor.wait()
+        return pids
+
+
+class World:
+    """Threads: the scenario's alone; helpers of it run beside only as long as it lets them."""
+
+    def __init__(self, vendor: str, directory: Path, seed: int, server: Server | None) -> None:
+        self.vendor, self.directory, self.server = vendor, directory, server
+        self.rng = random.Random(seed)
+        self.record = Record()
+        self.ledger = ledger.Ledger(directory / "ledger")
+        self.proxy: Proxy | None = None
+        self.arguments: tuple[str, ...] = ()
+        self.environ: dict[str, str] = {}
+        self.user: int | None = None
+        self.lease_seconds = self.grace_seconds = 0.0
+        self.busy_seconds = 20.0  # of every SQLite connection: config/databases.py
+        self.clock_path: Path | None = None
+        self.is_over = False
+        self.trees: list[Tree] = []
+        self.leaving: list[Tree] = []
+        self.ended: list[Tree] = []
+        self.feeder: subprocess.Popen[bytes] | None = None
+        self.fed_from = 1
+        self.database = self.make_database()
+
+    def make_database(self) -> Database:
+        if self.server:
+            name = self.server.new_database()
+            self.url = self.direct_url = self.server.url(name)
+            reported_by("benchmarks.clients", self.url, "prepare")
+            database: Database = PostgresDatabase(name, self.url)
+        else:
+            path = self.directory / "data" / "chaos.sqlite3"
+            path.parent.mkdir()
+            self.url = self.direct_url = f"sqlite:///{path}"
+            reported_by("benchmarks.clients", self.url, "prepare")
+            database = SQLiteDatabase(path.name, path)
+        database.rows(EFFECTS)
+        return database
+
+    def put_proxy_before_the_database(self) -> Proxy:
+        assert self.server
+        self.proxy = Proxy(self.server.socket_path, self.rng)
+        self.url = f"postgres://postgres@127.0.0.1:{self.proxy.port}/{self.database.name}?sslmode=disable"
+        return self.proxy
+
+    def reconnect(self) -> None:
+        """Open this process's own connection again, after a database has been away."""
+        self.database.close()
+        if self.server:
+            self.database = PostgresDatabase(self.database.name, self.direct_url)
+
+    # Trees
+
+    def start_tree(self) -> Tree:
+        log = self.directory / f"worker-{len(self.trees) + len(self.leaving) + len(self.ended)}.log"
+        full = environment(self.url) | {ledger.VARIABLE: str(self.ledger.path)}
+        shim = self.environ.get("PYTHONPATH", "")
+        full |= self.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [shim, full["PYTHONPATH"]]))}
+        tree = Tree(self.arguments, full, log, self.user)
+        self.trees.append(tree)
+        return tree
+
+    def keep_trees(self) -> None:
+        """Start trees again that have ended, as an init system does, and note which deploys are through."""
+        for tree in self.trees.copy():
+            if tree.has_ended() and time.monotonic() - tree.started_at > KEEP_SECONDS:
+                self.trees.remove(tree)
+                self.ended.append(tree)
+                self.start_tree()
+        for tree in self.leaving.copy():
+            if tree.has_ended():
+                self.leaving.remove(tree)
+                self.ended.append(tree)
+
+    def everybody(self) -> list[Tree]:
+        return [*self.trees, *self.leaving]
+
+    def workers(self) -> list[psutil.Process]:
+        return [process for tree in self.trees for process in tree.children()]
+
+    def footprint(self) -> Footprint:
+        threads, sizes = [0], [0.0]
+        for process in self.workers():
+            with suppress(psutil.NoSuchProcess):
+                threads.append(process.num_threads())
+                sizes.append(process.memory_info().rss / (1 << 20))
+        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> %s"
+        connections = int(self.database.value(count, OBSERVER)) if self.server else 0
+        return Footprint(max(threads), max(sizes), connections)
+
+    def said(self) -> str:
+        """Return all that worker trees have logged."""
+        return "\n".join(tree.said() for tree in [*self.everybody(), *self.ended])
+
+    # Time
+
+    def pass_time(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            self.keep_trees()
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(0.1, left))
+
+    def wait_until_ready(self, seconds: float = 30.0) -> None:
+        until = time.monotonic() + seconds
+        while not all(tree.is_ready() for tree in self.trees):
+            if time.monotonic() > until:
+                raise RuntimeError(f"the workers do not get ready:\n{self.said()}")
+            self.pass_time(0.1)
+
+    # Feed
+
+    def feed(self, rate: float, extras: dict[str, int]) -> None:
+        given = [f"{kind}:{every}" for kind, every in extras.items()]
+        self.feeder = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.chaos.feeder", str(rate), str(self.fed_from), *given],
+            cwd=ROOT,
+            env=environment(self.direct_url) | {ledger.VARIABLE: str(self.ledger.path)},
+            stdin=subprocess.PIPE,
+        )
+
+    def stop_feeding(self) -> None:
+        if self.feeder:
+            self.feeder.communicate(timeout=60)
+            self.feeder = None
+
+    # End
+
+    def stop(self) -> None:
+        """End everything that this world has started."""
+        self.is_over = True
+        if self.feeder:
+            self.feeder.kill()
+            self.feeder.wait()
+        for tree in self.everybody():
+            for process in tree.processes():
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
+            tree.kill()
+        self.ledger.close()
+        with suppress(Exception):
+            self.database.close()
+        if self.proxy:
+            self.proxy.stop()
+        if self.server:
+            self.server.drop(self.database.name)
+
+
+@contextmanager
+def a_world(vendor: str, seed: int, server: Server | None) -> Iterator[World]:
+    with tempfile.TemporaryDirectory(prefix="jobs-chaos-") as path:
+        Path(path).chmod(0o755)
+        world = World(vendor, Path(path), seed, server)
+        try:
+            yield world
+        finally:
+            world.stop()

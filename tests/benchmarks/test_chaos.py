@@ -1,0 +1,171 @@
+"""The judge of the fault harness: each way in which the promise can be broken is seen, and nothing else is."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from benchmarks.chaos.judge import Judge, Verdict, recovery_after_kills
+from benchmarks.chaos.ledger import EFFECT, ENDED, FED, STARTED, Entry, Ledger
+from benchmarks.chaos.scenarios import ALL, BOTH
+from benchmarks.chaos.world import Footprint, Kill, Record
+from jobs.models import Attempt, Job
+from tests.admin.rows import a_dead_letter, a_job
+
+pytestmark = pytest.mark.django_db
+
+
+class Rows:
+    """The database as the harness asks it, over the test's own connection."""
+
+    def rows(self, sql: str, *arguments: Any) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return cursor.fetchall()
+
+
+@pytest.fixture
+def world(tmp_path, vendor) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE chaos_effect (n bigint NOT NULL)")
+    ledger = Ledger(tmp_path / "ledger")
+    yield SimpleNamespace(vendor=vendor, database=Rows(), ledger=ledger, record=Record())
+    ledger.close()
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE chaos_effect")
+
+
+def told(world, event: str, n: int, kind: str = "raw", moment: float = 0.0, pid: int = 7) -> None:
+    world.ledger.entries.append(Entry(moment, event, n, kind, pid))
+
+
+def job(world, n: int, kind: str = "raw", state: str = "succeeded", effects: int = 1, inside: int = 0, **fields) -> Job:
+    """Enqueue a job as the feeder does, and let it have had its effects."""
+    told(world, FED, n, kind)
+    for _ in range(effects):
+        told(world, EFFECT, n, kind)
+    for _ in range(inside):
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO chaos_effect (n) VALUES (%s)", [n])
+    values = {"task_path": f"benchmarks.chaos.tasks.{kind}", "kwargs": {"n": n}, "attempts": state == "succeeded"}
+    return a_job(state, **values | fields)
+
+
+def a_bad_run(job: Job, outcome: str) -> None:
+    Attempt.objects.create(
+        job=job, number=1, lease_token=1, outcome=outcome, worker_id="w", finished_at=job.enqueued_at
+    )
+
+
+def findings(world, **more) -> list[str]:
+    verdict = Verdict(more.pop("scenario", "some"), world.vendor, 1, bites={"runs hit": 1})
+    Judge(world, verdict, more.pop("may_wait", False)).judge()
+    assert (verdict.word == "held") == (not verdict.broken)
+    return verdict.broken
+
+
+def test_a_run_in_which_all_is_well_holds(world):
+    job(world, 1)
+    job(world, 2, "transactional", effects=0, inside=1)
+    job(world, 3, "charge")
+    flaky = job(world, 4, "flaky", effects=2, attempts=2)
+    Attempt.objects.create(
+        job=flaky, number=1, lease_token=1, outcome="failed", worker_id="w", finished_at=flaky.enqueued_at
+    )
+
+    assert findings(world) == []
+
+
+def test_a_job_that_is_gone_is_lost(world):
+    told(world, FED, 1)
+
+    assert findings(world) == ["a job that was enqueued is gone: raw 1"]
+
+
+def test_a_job_of_which_the_feeder_was_never_told_may_be_there_or_not(world):
+    told(world, "unsure", 1)
+    job(world, 2)
+    world.ledger.entries = [entry for entry in world.ledger.entries if entry.event != FED]
+
+    assert findings(world) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "finding"),
+    [
+        ({"state": "running", "leased_by": "w", "effects": 0}, "a job is stuck"),
+        ({"state": "ready", "effects": 0}, "a job still waits"),
+        ({"effects": 2}, "an effect happened 2 times, and only 0 runs ended badly"),
+        ({"effects": 0}, "a job succeeded without its effect"),
+        ({"kind": "charge", "effects": 2}, "a guarded outside effect happened 2 times"),
+        ({"kind": "charge", "effects": 0}, "a guarded outside effect happened 0 times"),
+        ({"kind": "mail", "effects": 2}, "an effect happened 2 times, and only 0 runs ended badly"),
+        ({"kind": "transactional", "effects": 0, "inside": 2}, "an effect in the database happened 2 times"),
+        ({"kind": "recorded", "effects": 0, "inside": 0}, "an effect in the database happened 0 times"),
+        ({"attempts": 2}, "attempts do not add up"),
+        ({"crashes": 1}, "crashes do not add up"),
+        ({"kind": "loops", "effects": 0}, "a job should have died"),
+        ({"kind": "leaves_open", "effects": 0, "inside": 1}, "what a task left open was committed"),
+    ],
+)
+def test_each_way_to_break_the_promise_is_found(world, fields, finding):
+    job(world, 1, **fields)
+
+    [found] = findings(world)
+
+    assert found.startswith(finding)
+
+
+def test_a_death_of_the_wrong_cause_is_found(world):
+    letter = a_dead_letter(reason="worker_lost")
+    Job.objects.filter(pk=letter.job_id).update(task_path="benchmarks.chaos.tasks.raw", kwargs={"n": 1}, attempts=0)
+
+    assert any("a job died that should not" in found for found in findings(world))
+
+
+def test_a_bystander_that_was_charged_is_found(world):
+    hit = job(world, 1, crashes=1)
+    a_bad_run(hit, "lost")
+
+    assert findings(world) == []
+    assert "a bystander was charged" in findings(world, scenario="misbehaviour")[0]
+
+
+def test_a_fault_that_hit_nothing_proves_nothing():
+    assert Verdict("some", "sqlite", 1).word == "VACUOUS"
+    assert Verdict("some", "sqlite", 1, bites={"runs hit": 0}).word == "VACUOUS"
+    assert Verdict("some", "sqlite", 1, bites={"runs hit": 1}).word == "held"
+
+
+def test_recovery_counts_from_the_kill_to_the_next_start_of_what_ran(world):
+    told(world, STARTED, 1, moment=1.0)
+    told(world, STARTED, 2, moment=1.0)
+    told(world, ENDED, 2, moment=1.5)
+    told(world, STARTED, 3, moment=1.0, pid=8)
+    world.record.kills.append(Kill(2.0, {7}))
+    told(world, STARTED, 1, moment=2.7, pid=9)
+
+    hit, seconds = recovery_after_kills(world)
+
+    assert hit == 1
+    assert seconds == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (Footprint(15, 60, 20), ""),
+        (Footprint(30, 60, 20), "threads"),
+        (Footprint(15, 120, 20), "MiB"),
+        (Footprint(15, 60, 60), "connections"),
+    ],
+)
+def test_what_grows_is_a_leak(later, said):
+    assert said in Footprint(14, 58, 18).has_grown_to(later)
+    assert bool(Footprint(14, 58, 18).has_grown_to(later)) == bool(said)
+
+
+def test_names_of_scenarios_are_all_different_and_each_is_for_some_database():
+    assert len({scenario.name for scenario in ALL}) == len(ALL)
+    assert all(set(scenario.vendors) <= set(BOTH) and scenario.vendors for scenario in ALL)
