@@ -73,7 +73,7 @@ ALL = [
         grace=1,
         extras={"long": 25},
     ),
-    Scenario("second-signal", "SIGTERM, and another at once", faults.deploy_impatiently),
+    Scenario("second-signal", "SIGTERM, and another at once", faults.deploy_impatiently, extras={"long": 25}),
     Scenario(
         "misbehaviour",
         "jobs that exit, crash, hang, leak, lie",

@@ -377,6 +377,10 @@ class Storage:
         rows = self.jobs.filter(pk__in=ids).order_by("pk").select_for_update(skip_locked=True)
         return set(rows.values_list("pk", flat=True))
 
+    def existing(self, ids: Sequence[int]) -> set[int]:
+        """Return those of these ids that have a row."""
+        return set(self.jobs.filter(pk__in=ids).values_list("pk", flat=True))
+
     def limit_lock_waits(self) -> None:
         """Let this transaction fail, as `is_locked` tells, rather than wait for long for a row that is locked.
 

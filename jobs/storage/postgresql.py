@@ -76,7 +76,7 @@ SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) F
 CHUNK = 10_000  # payloads in one statement
 
 # For this transaction only, be it one around a pipeline: what a session is told, a pooler would tell others too.
-LIMIT_LOCK_WAITS = "SELECT set_config('lock_timeout', '1s', TRUE)"
+LIMIT_LOCK_WAITS = "SELECT set_config('lock_timeout', '200ms', TRUE)"
 
 TELL = f", pg_notify('{CHANNEL}', queue_name)"
 

@@ -10,6 +10,8 @@ from typing import Any
 from django.db import connections
 from django.db.backends.signals import connection_created
 
+from ..storage import storage
+
 log = logging.getLogger("jobs")
 
 KEPT_SECONDS = 60
@@ -25,12 +27,11 @@ TCP = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "
 def limit_waits(lease_seconds: float) -> None:
     """Let no attempt to connect to a PostgreSQL last longer than a sixth of a lease, and none wait for a dead peer."""
     longest = max(SHORTEST_CONNECT_SECONDS, int(lease_seconds / 6))
-    for alias in connections:
-        connection = connections[alias]
-        if connection.vendor == "postgresql":
-            given = connection.settings_dict.setdefault("OPTIONS", {})
-            limit = min(longest, int(given.get("connect_timeout", longest)) or longest)
-            connection.settings_dict["OPTIONS"] = TCP | given | {"connect_timeout": limit}
+    connection = storage().connection
+    if connection.vendor == "postgresql":
+        given = connection.settings_dict["OPTIONS"]
+        limit = min(longest, int(given.get("connect_timeout") or longest))
+        connection.settings_dict["OPTIONS"] = TCP | given | {"connect_timeout": limit}
 
 
 def keep_connections(lease_seconds: float) -> None:

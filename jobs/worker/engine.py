@@ -94,6 +94,9 @@ class Engine:
                 self.failures = 0
             except DatabaseFailure as error:
                 delay = self.recover(error)
+            except Exception as error:
+                log.exception("engine failed in a way of its own")
+                delay = self.recover(error)
             if self.draining and (not self.held or time.monotonic() >= self.drain_by):
                 return self.last_words()
             self.bell.wait(min(delay, LONGEST_REST_SECONDS, max(0.0, self.drain_by - time.monotonic())))
@@ -122,8 +125,12 @@ class Engine:
         if not claims and not self.is_write_due(began):
             return
         self.wrote_at = began
+        careful = self.settler.is_careful()
+        if careful and not claims:
+            self.settler.write_carefully()
+            return
         try:
-            successes = self.settler.successes if self.settler.waiting else None
+            successes = self.settler.successes if self.settler.waiting and not careful else None
             found, accepted = self.store.exchange(self.plan.worker_id, claims, self.plan.lease, successes)
         except Exception as error:
             if not self.settler.batch or not self.settler.finish_otherwise(error):
@@ -135,7 +142,10 @@ class Engine:
             self.claimer.note(claims, found, began, ended)
             self.pace.observe_claim(ended - began)
         self.begin([lease for leases in found for lease in leases])
-        self.settler.finish(accepted)
+        if careful:
+            self.settler.write_carefully()
+        else:
+            self.settler.finish(accepted)
 
     def is_write_due(self, now: float) -> bool:
         """Say whether outcomes are worth a commit: enough have come together, or nothing is left to wait for."""
@@ -169,7 +179,7 @@ class Engine:
             return True
         return self.plan.solo and time.monotonic() - self.idle_since > self.plan.poll_seconds
 
-    def recover(self, error: DatabaseFailure) -> float:
+    def recover(self, error: Exception) -> float:
         """Drop the connection, forget nothing, and return how long to wait before trying again."""
         self.failures += 1
         log.warning("database failed", extra={"error": repr(error), "failures": self.failures})
@@ -192,7 +202,8 @@ class Engine:
         """
         if self.announcer.is_behind():
             return 0
-        threads, held = self.plan.threads, len(self.held)
+        # A locked row has given up its thread, though not its lease.
+        threads, held = self.plan.threads, len(self.held) - min(len(self.settler.locked), BATCH)
         ahead = self.pace.ahead(threads)
         limit = 1 if self.plan.solo else threads + ahead + self.async_share()
         room = limit - held
@@ -260,8 +271,13 @@ class Engine:
 
     def last_words(self) -> bool:
         """Write what can be written before the process ends."""
+        self.settler.locked_until = 0.0
+        error = ""
         try:
-            self.settler.settle_all()
-        except DatabaseFailure as error:
-            log.error("outcomes not written", extra={"error": repr(error), "outcomes": self.settler.waiting})
+            with self.patience.waiting(self.store.alias):
+                self.settler.settle_all()
+        except DatabaseFailure as failure:
+            error = repr(failure)
+        if left := self.settler.waiting + len(self.settler.locked):
+            log.error("outcomes not written", extra={"error": error or "their rows are locked", "outcomes": left})
         return not self.held

@@ -235,7 +235,8 @@ class Loop:
             finished = await self.desk.runner.arun(lease, Mark(self.desk.slots, row, self.ring))
         except BaseException as error:
             finished = self.desk.broken(lease, error)
-        self.ring.add(*lease.key)
+        if finished.started is not None:
+            self.ring.add(*lease.key)
         self.desk.slots.clear(row)
         self.free.append(row)
         self.begin_waiting()

@@ -33,7 +33,7 @@ QUEUES_SECONDS = 5.0  # how often queues are looked at for suspects and for name
 DRAINING_LOOK_SECONDS = 1.0
 SHOW_SECONDS = 20.0  # a worker silent for a minute counts as gone
 PRUNE_SECONDS = 60.0
-PRUNED_AT_ONCE = 2000
+PRUNED_AT_ONCE, SMALLEST_PRUNE = 2000, 50
 FORGET_SECONDS = 600.0
 FORGOTTEN = timedelta(hours=1)  # a worker not seen for so long leaves the list
 SOON = timedelta(seconds=5)
@@ -107,12 +107,11 @@ class Housekeeping:
         self.chores: queue.SimpleQueue[Callable[[], list[Settlement]]] = queue.SimpleQueue()
         self.trust = Trust(heartbeat_seconds)
         self.patience = Patience("housekeeping", patience_seconds)
-        self.beats = 0  # how often it has looked: it goes on as long as this grows
         self.bell = threading.Event()
         self.stopping = False
         self.look_at = self.show_at = self.forget_at = 0.0
         self.prune_at = time.monotonic() + 5.0
-        self.pruned_to = 0
+        self.pruned_to, self.prune_batch = 0, PRUNED_AT_ONCE
         self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -133,7 +132,6 @@ class Housekeeping:
         failures = 0
         while True:
             self.bell.clear()
-            self.beats += 1
             try:
                 with self.patience.waiting(self.store.alias):
                     delay = self.tick()
@@ -270,11 +268,16 @@ class Housekeeping:
     def prune(self, now: float) -> None:
         """Take one step of the walk over old rows; a full walk starts again after a pause."""
         keep = dict(self.options.retention)
-        deleted, place = self.store.prune_jobs(self.pruned_to, PRUNED_AT_ONCE, keep)
-        records = self.store.prune_records(PRUNED_AT_ONCE)
+        # Should it fail or take too long, the next step comes later and is smaller.
+        batch, self.prune_batch = self.prune_batch, max(SMALLEST_PRUNE, self.prune_batch // 4)
+        self.prune_at = now + PRUNE_SECONDS
+        deleted, place = self.store.prune_jobs(self.pruned_to, batch, keep)
+        self.patience.again()
+        records = self.store.prune_records(batch)
+        self.prune_batch = min(PRUNED_AT_ONCE, 2 * batch)
         deleted += records
         self.pruned_to = place or 0
-        self.prune_at = now + (1.0 if place or records == PRUNED_AT_ONCE else PRUNE_SECONDS)
+        self.prune_at = now + (1.0 if place or records == batch else PRUNE_SECONDS)
         if deleted:
             log.info("pruned", extra={"rows": deleted})
 

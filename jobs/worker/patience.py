@@ -7,6 +7,7 @@ would reach other people's statements.
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,41 +18,83 @@ from django.db import connections
 log = logging.getLogger("jobs")
 
 NEVER = float("inf")
+CANCEL_SECONDS = 2.0
 
 
 class Patience:
     """How long one loop waits for its connection.
 
-    Threads: `waiting` and `again` belong to the loop, `look` to a watcher that needs no database.
+    Threads: `waiting` and `again` belong to the loop, the rest to a watcher that needs no database.
     Units: monotonic seconds.
     """
 
     def __init__(self, loop: str, seconds: float) -> None:
         self.loop, self.seconds = loop, seconds
+        self.lock = threading.Lock()
         self.began_at = NEVER
+        self.waits = 0  # tells one wait from the next; it grows as long as the loop goes on
         self.connection: Any = None
 
     @contextmanager
     def waiting(self, alias: str) -> Iterator[None]:
         """Surround what asks the database, all of which may take so long."""
         self.connection = connections[alias]
-        self.began_at = time.monotonic()
+        self.again()
         try:
             yield
         finally:
-            self.began_at = NEVER
+            with self.lock:
+                self.began_at = NEVER
 
     def again(self) -> None:
         """Begin to count anew, between two statements of which each may take so long."""
-        if self.began_at != NEVER:
+        with self.lock:
             self.began_at = time.monotonic()
+            self.waits += 1
+
+    def is_connecting(self) -> bool:
+        """Say whether the loop waits for a connection: that ends by itself, though not while names are looked up."""
+        return self.began_at != NEVER and self.connection.connection is None
 
     def look(self, now: float) -> None:
-        """End the connection when the loop has waited for too long: what waits gets an error and tries again."""
-        if now - self.began_at > self.seconds:
-            log.warning("connection given up", extra={"loop": self.loop, "seconds": round(now - self.began_at, 1)})
+        """End the wait when it lasts too long: what waits gets an error and tries again."""
+        with self.lock:
+            waited = now - self.began_at
+            if waited <= self.seconds or self.connection.vendor != "postgresql":
+                return
             self.began_at = now
-            hang_up(self.connection)
+            wait = self.waits
+        log.warning("connection given up", extra={"loop": self.loop, "seconds": round(waited, 1)})
+        # The server may be slow to take a cancellation, or gone: whoever watches must not wait for it.
+        threading.Thread(target=self.end, args=(wait,), name="hang-up", daemon=True).start()
+
+    def end(self, wait: int) -> None:
+        connection = self.connection
+        cancel(connection)
+        with self.lock:
+            # While this lock is held the loop cannot leave its wait, so the socket is still its own.
+            if self.waits == wait and self.began_at != NEVER:
+                hang_up(connection)
+
+
+def end_soon(connection: Any) -> None:
+    """Cancel what a connection waits for and hang up, without waiting for either."""
+
+    def end() -> None:
+        cancel(connection)
+        hang_up(connection)
+
+    threading.Thread(target=end, name="hang-up", daemon=True).start()
+
+
+def cancel(connection: Any) -> None:
+    """Ask a PostgreSQL server, which may not notice that its client has gone, to stop waiting for a lock."""
+    driver = connection.connection
+    try:
+        if hasattr(driver, "cancel_safe"):
+            driver.cancel_safe(timeout=CANCEL_SECONDS)
+    except Exception:
+        log.debug("not cancelled", exc_info=True)
 
 
 def hang_up(connection: Any) -> None:

@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Outcome, Released, Settlement, Succeeded, Success
@@ -21,6 +21,10 @@ from .runner import Finished
 log = logging.getLogger("jobs")
 
 LOCKED_SECONDS = 1.0  # until rows that somebody has locked are tried again
+CAREFUL_SECONDS = 5.0  # since rows were found locked: others may be
+MOST_WAITS = 3  # for locks, one after another
+
+T = TypeVar("T")
 
 
 class Settler:
@@ -37,7 +41,7 @@ class Settler:
         self.unwritten: list[Finished] = []
         self.batch: list[Finished] = []  # the part of them that is being written
         self.locked: list[Finished] = []  # outcomes of jobs whose rows somebody else has locked
-        self.locked_until = 0.0
+        self.locked_until = self.careful_until = 0.0
         self.uncounted: list[Written] = []
         self.released = 0  # leases given back that never started
 
@@ -59,47 +63,51 @@ class Settler:
         self.batch = self.next_batch()
         return [success_of(f) for f in self.batch if is_success(f)]
 
-    def finish(self, accepted: set[int]) -> None:
-        """Write the rest of the batch, where `accepted` names the successes that are in the database."""
+    def finish(self, accepted: set[int], locked: frozenset[int] = frozenset()) -> None:
+        """Write the rest of the batch. `accepted` names its successes that are in the database, `locked` those to put
+        aside."""
         others = {f.lease.id: row_for(f) for f in self.batch if type(f.outcome) is not Succeeded}
         if others:
-            accepted |= self.write_others(others)
-        self.close(others, accepted | {f.lease.id for f in self.batch if f.settled})
+            written, more = self.write_others(others)
+            accepted, locked = accepted | written, locked | more
+        accepted |= {f.lease.id for f in self.batch if f.settled}
+        self.close([f for f in self.batch if f.lease.id not in locked], others, accepted)
+        # Only now: until here, the next call would begin with the same ones.
+        self.put_aside([f for f in self.batch if f.lease.id in locked])
         del self.unwritten[: len(self.batch)]
         self.batch = []
-
-    def finish_one_by_one(self) -> None:
-        """Write the batch after the database refused to store some success in it."""
-        self.finish({f.lease.id for f in self.batch if is_success(f) and self.settle_alone(row_for(f))})
 
     def finish_otherwise(self, error: Exception) -> bool:
-        """Write the batch after an error that one of its jobs may be to blame for; say whether it was."""
+        """Write the batch with care after an error that one of its jobs may be to blame for; say whether it was."""
         if is_locked(error):
-            self.finish_unlocked()
-            return True
-        if is_refusal(error):
+            self.careful_until = time.monotonic() + CAREFUL_SECONDS
+        elif is_refusal(error):
             log.error("batch of outcomes refused", exc_info=error)
-            self.finish_one_by_one()
-            return True
-        return False
+        else:
+            return False
+        self.finish(*self.write_successes())
+        return True
 
-    def finish_unlocked(self) -> None:
-        """Write what can be written of the batch while somebody has locked a row of it, and keep the rest for later."""
-        with self.store.atomic():
-            free = self.store.unlocked([f.lease.id for f in self.batch])
-            batch = [f for f in self.batch if f.lease.id in free or f.settled]
-            accepted = self.store.complete([success_of(f) for f in batch if is_success(f)])
-            others = {f.lease.id: row_for(f) for f in batch if type(f.outcome) is not Succeeded}
-            accepted |= self.store.settle(list(others.values()))
-        locked = [f for f in self.batch if f.lease.id not in free and not f.settled]
+    def is_careful(self) -> bool:
+        """Say whether rows have been found locked just now: then it is known before the writing which are free."""
+        return bool(self.locked) or time.monotonic() < self.careful_until
+
+    def write_carefully(self) -> None:
+        """Write a batch, and put aside what somebody has locked."""
+        self.successes()
+        self.finish(*self.write_successes())
+
+    def write_successes(self) -> tuple[set[int], frozenset[int]]:
+        successes = {f.lease.id: f for f in self.batch if is_success(f)}
+        return self.write_free(successes, lambda free: self.store.complete([success_of(f) for f in free]), row_for)
+
+    def put_aside(self, locked: list[Finished]) -> None:
+        """Keep outcomes for later whose rows somebody has locked: they hold up no other."""
         if locked:
             log.warning("rows locked by others", extra={"jobs": [f.lease.id for f in locked[:10]]})
-            self.locked_until = time.monotonic() + LOCKED_SECONDS
-        del self.unwritten[: len(self.batch)]
-        self.locked.extend(locked)
-        self.batch = batch
-        self.close(others, accepted | {f.lease.id for f in batch if f.settled})
-        self.batch = []
+            now = time.monotonic()
+            self.locked_until, self.careful_until = now + LOCKED_SECONDS, now + CAREFUL_SECONDS
+            self.locked.extend(locked)
 
     def try_locked(self, now: float) -> None:
         """Write the outcomes whose rows were locked, now and then."""
@@ -108,11 +116,14 @@ class Settler:
         self.unwritten[:0] = self.locked
         self.locked = []
         self.batch = self.next_batch()
-        self.finish_unlocked()
+        self.finish(*self.write_successes())
 
     def settle_all(self) -> None:
         """Write all outcomes there are, without claiming anything."""
         while self.waiting:
+            if self.is_careful():
+                self.write_carefully()
+                continue
             try:
                 accepted = self.store.complete(self.successes())
             except Exception as error:
@@ -141,36 +152,75 @@ class Settler:
             seen.add(finished.lease.id)
         raise AssertionError("unreachable")
 
-    def write_others(self, rows: dict[int, Settlement]) -> set[int]:
+    def write_others(self, rows: dict[int, Settlement]) -> tuple[set[int], frozenset[int]]:
+        """Write what are no successes; return the jobs whose lease held, and those that somebody has locked."""
+        if not self.is_careful():
+            try:
+                with self.store.atomic():
+                    self.store.limit_lock_waits()
+                    return self.store.settle(list(rows.values())), frozenset()
+            except Exception as error:
+                if not is_locked(error) and not is_refusal(error):
+                    raise
+        return self.write_free(rows, self.store.settle, itself)
+
+    def write_free(
+        self, rows: dict[int, T], write: Callable[[list[T]], set[int]], row_of: Callable[[T], Settlement]
+    ) -> tuple[set[int], frozenset[int]]:
+        """Write what belongs to rows that nobody has locked; what is refused does not hold up its neighbours."""
+        if not rows:
+            return set(), frozenset()
         try:
             with self.store.atomic():
                 self.store.limit_lock_waits()
-                return self.store.settle(list(rows.values()))
+                free = self.store.unlocked(list(rows))
+                # A row that is gone is not locked: its lease is lost.
+                there = free if len(free) == len(rows) else self.store.existing(list(rows))
+                return write([given for job_id, given in rows.items() if job_id in free]), frozenset(there - free)
         except Exception as error:
+            if is_locked(error):  # of what they have in common: an error group
+                return set(), frozenset(rows)
             if not is_refusal(error):
                 raise
             log.exception("batch of outcomes refused")
-            return {job_id for job_id, row in rows.items() if self.settle_alone(row)}
+        accepted: set[int] = set()
+        locked: set[int] = set()
+        for job_id, given in rows.items():
+            if len(locked) >= MOST_WAITS:
+                locked.add(job_id)
+                continue
+            try:
+                if self.settle_alone(row_of(given)):
+                    accepted.add(job_id)
+            except Exception as error:
+                if not is_locked(error):
+                    raise
+                locked.add(job_id)
+        return accepted, frozenset(locked)
 
     def settle_alone(self, row: Settlement) -> bool:
-        """Settle one outcome. One that the database refuses to store must not hold up its neighbours."""
+        """Settle one outcome; one that the database refuses to store becomes a dead letter that says so."""
         try:
-            return bool(self.store.settle([row]))
+            return self.settle_one(row)
         except Exception as error:
             if not is_refusal(error):
                 raise
             report = ErrorReport.of(error)
             refused = Failed(report, reason=Reason.PERMANENT_ERROR)
-            return bool(self.store.settle([settlement(row.lease, refused, row.started_at, row.lease.claimed_at)]))
+            return self.settle_one(settlement(row.lease, refused, row.started_at, row.lease.claimed_at))
 
-    def close(self, others: dict[int, Settlement], accepted: set[int]) -> None:
-        written, lost = self.batch, []
+    def settle_one(self, row: Settlement) -> bool:
+        with self.store.atomic():
+            self.store.limit_lock_waits()
+            return bool(self.store.settle([row]))
+
+    def close(self, batch: list[Finished], others: dict[int, Settlement], accepted: set[int]) -> None:
+        """Note what became of outcomes that are in the database or refused."""
+        written, lost = batch, []
         if len(accepted) < len(written):
-            lost = [
-                f.lease for f in self.batch if f.lease.id not in accepted and not self.was_written(f, others, accepted)
-            ]
-            written = [finished for finished in self.batch if finished.lease.id in accepted]
-        for finished in self.batch:
+            lost = [f.lease for f in batch if f.lease.id not in accepted and not self.was_written(f, others, accepted)]
+            written = [finished for finished in batch if finished.lease.id in accepted]
+        for finished in batch:
             self.held.pop(finished.lease.key, None)
             if self.desk.lost:
                 self.desk.lost.discard(finished.lease.key)
@@ -233,6 +283,10 @@ class Written(NamedTuple):
 
 def is_success(finished: Finished) -> bool:
     return type(finished.outcome) is Succeeded and not finished.settled
+
+
+def itself(row: Settlement) -> Settlement:
+    return row
 
 
 def success_of(finished: Finished) -> Success:

@@ -33,6 +33,8 @@ log = logging.getLogger("jobs")
 LOOK_SECONDS = 0.25
 KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by itself
 LAST_CHORES_SECONDS = 30.0
+CHORE_SECONDS = 10.0  # the longest pause of housekeeping, and some more
+START_SECONDS = 120.0  # until a process says that it is ready
 AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
 STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
 LONGEST_RESTART_SECONDS = 10.0
@@ -162,7 +164,8 @@ class Supervisor:
         self.announced = False
         self.exit_code = EXIT_DONE
         self.give_up_at = float("inf")
-        self.ticked_at = time.monotonic()
+        self.ticked_at = self.chores_at = time.monotonic()
+        self.chores_seen = 0  # how often housekeeping had asked the database, when that last grew
         self.selector = selectors.DefaultSelector()
         self.housekeeping = Housekeeping(
             store,
@@ -231,7 +234,10 @@ class Supervisor:
         # After a pause of this process itself others have had no chance to show that they live.
         was_away = now - self.ticked_at > AWAY_SECONDS
         self.ticked_at = now
-        self.housekeeping.patience.look(now)
+        if was_away or self.housekeeping.patience.waits != self.chores_seen:
+            self.chores_seen, self.chores_at = self.housekeeping.patience.waits, now
+        if not was_away:
+            self.housekeeping.patience.look(now)
         for seat in self.all_seats():
             if seat.child:
                 self.look_after(seat, seat.child, now, was_away)
@@ -284,6 +290,8 @@ class Supervisor:
         silence = child.silence(now, was_away or not child.ready)
         most = self.tree.plan.silence_seconds
         frozen = [loop for loop, seconds in silence.items() if seconds > most and not child.ending]
+        if not child.ready and now - child.started_at > START_SECONDS:
+            frozen = ["start"]
         if child.killed or not (overdue or frozen):
             return
         if overdue:
@@ -300,6 +308,8 @@ class Supervisor:
         now = time.monotonic()
         if now - self.ticked_at > self.tree.plan.silence_seconds:
             return "The supervisor stands still: restart the worker."
+        if now - self.chores_at > self.tree.plan.silence_seconds + CHORE_SECONDS:
+            return "The housekeeping of this tree stands still: restart the worker."
         for seat in self.all_seats():
             if (child := seat.child) and child.ready and not child.ending:
                 for loop, heard_at in zip(LOOPS, child.heard_at, strict=True):
@@ -354,7 +364,8 @@ class Supervisor:
             self.stop("a process could not start; its error stands above")
             return
         lived = time.monotonic() - child.started_at
-        seat.failures = 0 if code == EXIT_DONE or lived > STABLE_SECONDS else seat.failures + 1
+        is_good = lived > STABLE_SECONDS or (code == EXIT_DONE and seat.ran > 0)
+        seat.failures = 0 if is_good else seat.failures + 1
         # The first restart is immediate: one crash is a job's doing, several in a row are the machine's.
         longest = 0.0 if seat.failures < 2 else min(LONGEST_RESTART_SECONDS, 0.2 * 2 ** min(seat.failures, 10))
         seat.start_at = time.monotonic() + random.uniform(longest / 2, longest)

@@ -17,8 +17,8 @@ from ..runs import Run, ThreadGate
 from .connections import connections_of
 from .engine import Engine
 from .heartbeat import Heartbeat, lose
-from .patience import Patience, hang_up
-from .slots import WATCHDOG
+from .patience import Patience, end_soon
+from .slots import ENGINE, HEARTBEAT, WATCHDOG
 
 log = logging.getLogger("jobs")
 
@@ -58,7 +58,8 @@ class Watchdog:
         self.engine.desk.slots.beat(WATCHDOG)
         for patience in self.patiences:
             patience.look(now)
-        if self.engine.plan.max_memory and now >= self.weigh_at:
+        self.vouch_for_those_who_connect()
+        if self.engine.plan.max_memory and now >= self.weigh_at and self.engine.pace.mean is not None:
             self.weigh_at = now + WEIGH_SECONDS
             self.weigh(self.engine.plan.max_memory)
         runs = list(self.engine.desk.runner.running.values())
@@ -72,6 +73,12 @@ class Watchdog:
             self.engine.ring()
         nearest = min((run.deadline - now for run in runs if run.deadline and run.deadline > now), default=LOOK_SECONDS)
         return min(LOOK_SECONDS, nearest) if runs else IDLE_LOOK_SECONDS
+
+    def vouch_for_those_who_connect(self) -> None:
+        """Let a loop that connects count as going on: a slow name server is no reason to lose outcomes."""
+        for loop, patience in ((ENGINE, self.engine.patience), (HEARTBEAT, self.heartbeat.patience)):
+            if patience.is_connecting():
+                self.engine.desk.slots.beat(loop)
 
     def weigh(self, most: int) -> None:
         """Have the process end when it has taken too much memory, once all that it holds is done."""
@@ -96,7 +103,7 @@ class Watchdog:
         began_at, its_own = self.unreached.setdefault(run.key, (now, connections_of(gate.thread_id)))
         if gate.sent and now - began_at > self.engine.plan.timeout_grace_seconds / 2:
             while its_own:
-                hang_up(its_own.pop())
+                end_soon(its_own.pop())
 
     def kept_until(self, lease: Lease, kept_since: float) -> float:
         """Return until when, in monotonic seconds, nobody else can own the job."""

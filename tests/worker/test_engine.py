@@ -4,14 +4,14 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db import InternalError, OperationalError, ProgrammingError, connections
+from django.db import InternalError, OperationalError, ProgrammingError
 from django.db.models import F
 
 from jobs import lifecycle
 from jobs.conf import Options
 from jobs.models import Attempt, DeadLetter, Job, Queue
 from jobs.outcomes import ErrorReport, Failed, Succeeded
-from jobs.states import Reason, State
+from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
 from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, Engine
@@ -206,36 +206,6 @@ def test_leaks_are_looked_for_no_longer_than_a_lease_lasts(engine_of):
 
     assert engine.is_leak_look_due(now + 59)
     assert not engine.is_leak_look_due(now + 61)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_one_locked_row_holds_up_no_other_outcome_and_no_claim(engine_of, vendor):
-    if vendor != "postgresql":
-        pytest.skip("SQLite locks no rows")
-    enqueue(5)
-    engine = engine_of()
-    engine.tick()
-    locked, failed = take(engine)
-    other = connections["default"].copy()
-    other.ensure_connection()
-    other.set_autocommit(False)
-    try:
-        other.cursor().execute("SELECT 1 FROM jobs_job WHERE id = %s FOR UPDATE", [locked.id])
-        hand_in(engine, locked)
-        hand_in(engine, failed, Failed(ErrorReport(message="no"), reason=Reason.PERMANENT_ERROR))
-        engine.tick()
-        engine.tick()
-        states = dict(Job.objects.values_list("pk", "state"))
-    finally:
-        other.rollback()
-        other.close()
-
-    assert (states[locked.id], states[failed.id]) == (State.RUNNING, State.DEAD)
-    assert take(engine)
-    engine.settler.locked_until = 0.0
-    engine.tick()
-    assert Job.objects.get(pk=locked.id).state == State.SUCCEEDED
-    assert locked.key not in engine.held
 
 
 @pytest.mark.parametrize("error", [OperationalError("gone"), InternalError("read-only"), ProgrammingError("no column")])

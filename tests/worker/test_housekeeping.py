@@ -208,3 +208,23 @@ def test_an_idle_tree_asks_the_database_for_nothing_but_its_pulse(monkeypatch, d
 
     with django_assert_num_queries(0):
         assert house.tick() == IDLE_SECONDS
+
+
+def test_a_step_of_pruning_that_fails_is_smaller_and_later_the_next_time(monkeypatch):
+    house, asked = keeper(), []
+
+    def too_slow(after, limit, keep):
+        asked.append(limit)
+        raise OperationalError("the connection was given up")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.store, "prune_jobs", too_slow)
+        for now in (100.0, 200.0, 300.0, 400.0):
+            with pytest.raises(OperationalError):
+                house.prune(now)
+            assert house.prune_at > now
+    assert asked == [2000, 500, 125, 50]
+
+    for now in range(10):
+        house.prune(now)
+    assert house.prune_batch == 2000

@@ -12,6 +12,7 @@ from django.db import Error, connections
 from jobs import conf, health
 from jobs.logs import speak_where_nobody_listens
 from jobs.metrics import serve
+from jobs.models import Queue
 from jobs.storage import storage
 from jobs.tally import Merged
 from jobs.worker.plan import Plan
@@ -45,8 +46,7 @@ class Command(BaseCommand):
         if heartbeat > lengths["lease"] / 2:
             raise CommandError("--heartbeat must be at most half of the lease: one missed beat would lose it")
         speak_where_nobody_listens()
-        check_queues(given["queue"])
-        check_tables()
+        check(given["queue"])
         plan = Plan(
             worker_id="",
             queues=given["queue"],
@@ -78,22 +78,22 @@ class Command(BaseCommand):
             raise CommandError(f"--metrics-port {port} cannot be served: {error}") from error
 
 
-def check_queues(names: list[str]) -> None:
-    """Raises: CommandError for a queue into which nothing can be enqueued."""
-    known = conf.queues()
-    if unknown := [name for name in names if known and name not in known]:
-        raise CommandError(f"There is no queue {unknown[0]!r}.{conf.nearest(unknown[0], dict.fromkeys(known))}")
+def check(queues: list[str]) -> None:
+    """Raises: CommandError where the tables of jobs do not exist yet, or for a queue that is none.
 
-
-def check_tables() -> None:
-    """Raises: CommandError where the tables of jobs do not exist yet. A database that does not answer may come back."""
+    A database that does not answer may come back: the worker waits for it.
+    """
     try:
         finding = health.migrations("jobs")
-    except Error as error:
-        log.warning("database does not answer yet", extra={"error": str(error).strip()})
-    else:
         if not finding.ok:
             raise CommandError(finding.message)
+        known = conf.queues()
+        # What is left in a queue that the settings no longer name can still be run.
+        left = set(storage().rows(Queue).filter(name__in=queues).values_list("name", flat=True)) if queues else set()
+        if unknown := [name for name in queues if known and name not in known | left]:
+            raise CommandError(f"There is no queue {unknown[0]!r}.{conf.nearest(unknown[0], dict.fromkeys(known))}")
+    except Error as error:
+        log.warning("database does not answer yet", extra={"error": str(error).strip()})
     finally:
         connections.close_all()
 
