@@ -87,7 +87,7 @@ def act(scenario: Scenario, world: World, seconds: float, verdict: Verdict) -> N
     verdict.bites = {"runs hit": hit} if world.record.kills else {}
     verdict.bites |= world.record.bites
     if world.record.restored:
-        failures = world.said().count('failed"') + world.said().count(" failed ")
+        failures = world.said().count(" failed ")
         verdict.bites["failures logged"] = failures
         verdict.recovery = recovery_after_outages(world, verdict.rates[0])
     Judge(world, verdict, world.vendor in scenario.may_wait).judge()

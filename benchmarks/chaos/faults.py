@@ -68,18 +68,22 @@ def kill_tree(world: World) -> Harm:
 
 
 def freeze(world: World) -> Harm:
-    """Stop a process for longer than its lease, then let it go on: what it believes is over."""
+    """Stop a process, or a whole tree, for longer than its lease, then let it go on: what it believes is over."""
     while True:
-        if workers := world.workers():
-            process = world.rng.choice(workers)
+        tree = world.rng.choice(world.trees)
+        children = tree.children()
+        # The supervisor first, so that it sees no child stop.
+        frozen = [psutil.Process(tree.pid), *children] if world.rng.random() < 0.5 else children[:1]
+        for process in frozen:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
-                world.record.kills.append(Kill(time.monotonic(), {process.pid}))
-                try:
-                    yield world.lease_seconds * 1.5 + 2
-                finally:
-                    with suppress(psutil.NoSuchProcess):
-                        process.resume()
+        world.record.kills.append(Kill(time.monotonic(), {process.pid for process in frozen}))
+        try:
+            yield world.lease_seconds * 1.5 + 2
+        finally:
+            for process in frozen:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
         yield world.rng.uniform(0.5, 1.0)
 
 
@@ -378,7 +382,6 @@ def hold_the_writer(world: World) -> Harm:
         finally:
             connection.execute("ROLLBACK")
             connection.close()
-            world.record.bit("long writes")
             world.record.restored.append(time.monotonic())
         yield 10.0
 
@@ -390,7 +393,6 @@ def fill_the_disk(world: World) -> Harm:
         limited = [process.pid for tree in world.everybody() for process in tree.processes()]
         for pid in limited:
             limit_files(pid, 1 << 19, hard)
-        world.record.bit("processes out of disk", len(limited))
         try:
             yield 6.0
         finally:
@@ -414,7 +416,6 @@ def forbid_writing(world: World) -> Harm:
         os.chmod(os.path.dirname(path), 0o555)
         for process in world.workers():
             kill(world, process)
-        world.record.bit("times read-only")
         try:
             yield 6.0
         finally:

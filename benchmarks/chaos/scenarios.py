@@ -38,6 +38,10 @@ def proxied(world: World) -> None:
     world.put_proxy_before_the_database()
 
 
+def humble(world: World) -> None:
+    world.is_humble = True
+
+
 def with_a_clock(world: World) -> None:
     world.clock_path = world.directory / "clock"
     world.clock_path.write_text("0")
@@ -99,5 +103,5 @@ ALL = [
     Scenario("writers", "six other writers", faults.write_beside, SQLITE),
     Scenario("long-write", "a write longer than the busy time-out", faults.hold_the_writer, SQLITE),
     Scenario("disk-full", "no room to write", faults.fill_the_disk, SQLITE),
-    Scenario("read-only-file", "a file that may not be written", faults.forbid_writing, SQLITE),
+    Scenario("read-only-file", "a file that may not be written", faults.forbid_writing, SQLITE, prepare=humble),
 ]

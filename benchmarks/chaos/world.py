@@ -1,5 +1,6 @@
 """Everything that a scenario acts upon: a database, worker trees, a feeder, and the ledger that watches them."""
 
+import ctypes
 import os
 import random
 import signal
@@ -22,6 +23,8 @@ from .proxy import Proxy
 from .server import Server
 
 KEEP_SECONDS = 0.5  # after which an ended tree is started again, as an init system does
+# From linux/prctl.h and linux/capability.h.
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 EFFECTS = "CREATE TABLE chaos_effect (n bigint NOT NULL)"
 
 
@@ -66,7 +69,7 @@ class Footprint(NamedTuple):
 class Tree:
     """A `manage.py runworker` in a session of its own, so that what it leaves behind can be found."""
 
-    def __init__(self, arguments: tuple[str, ...], environ: dict[str, str], log: Path, user: int | None) -> None:
+    def __init__(self, arguments: tuple[str, ...], environ: dict[str, str], log: Path, is_humble: bool) -> None:
         self.log, self.started_at = log, time.monotonic()
         self.is_old = environ.get("CHAOS_CODE") == "old"
         with open(log, "ab") as output:
@@ -78,7 +81,7 @@ class Tree:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                user=user,
+                preexec_fn=respect_permissions if is_humble else None,
             )
 
     @property
@@ -135,7 +138,7 @@ class World:
         self.proxy: Proxy | None = None
         self.arguments: tuple[str, ...] = ()
         self.environ: dict[str, str] = {}
-        self.user: int | None = None
+        self.is_humble = False  # workers may not write what permissions forbid, even when root started them
         self.lease_seconds = self.grace_seconds = 0.0
         self.busy_seconds = 20.0  # of every SQLite connection: config/databases.py
         self.clock_path: Path | None = None
@@ -181,7 +184,7 @@ class World:
         full = environment(self.url) | {ledger.VARIABLE: str(self.ledger.path)}
         shim = self.environ.get("PYTHONPATH", "")
         full |= self.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [shim, full["PYTHONPATH"]]))}
-        tree = Tree(self.arguments, full, log, self.user)
+        tree = Tree(self.arguments, full, log, self.is_humble)
         self.trees.append(tree)
         return tree
 
@@ -271,6 +274,13 @@ class World:
             self.proxy.stop()
         if self.server:
             self.server.drop(self.database.name)
+
+
+def respect_permissions() -> None:
+    """Give up root's right to write what permissions forbid, for this process and what it starts."""
+    libc = ctypes.CDLL(None)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 @contextmanager

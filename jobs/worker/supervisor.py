@@ -249,8 +249,9 @@ class Supervisor:
         if self.stopping:
             self.finish_off()
             return
-        self.fill_seats()
+        # First those who wait for one: starting both at once slows both.
         self.seat_solos()
+        self.fill_seats()
 
     # Start
 
@@ -330,8 +331,12 @@ class Supervisor:
         """Take back what a dead process held, by what it died of, and decide whether its seat is filled again."""
         self.hear(seat, child)
         code = child.process.returncode
-        act = self.taking_back(child, code, child.slots.remains())
+        remains = child.slots.remains()
+        act = self.taking_back(child, code, remains)
         self.housekeeping.chore(Takeback(self.housekeeping, child.worker_id, act))
+        if remains.running and not child.said_goodbye:
+            # They will be suspects: by the time they are taken back, a process for them is nearly there.
+            self.housekeeping.findings.suspects_wait = True
         self.selector.unregister(child.reports)
         seat.child = None
         child.close()
