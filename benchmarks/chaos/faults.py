@@ -173,11 +173,11 @@ def deafen(world: World) -> Harm:
     assert proxy
     while True:
         before = proxy.held_back
-        proxy.deaf = True
+        proxy.deafen()
         try:
             yield world.lease_seconds * 1.5
         finally:
-            proxy.deaf = False
+            proxy.hear()
             world.record.bit("messages swallowed", proxy.held_back - before)
             world.record.restored.append(time.monotonic())
         yield 12.0

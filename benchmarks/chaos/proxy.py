@@ -1,80 +1,90 @@
 """A TCP proxy on the loopback before a PostgreSQL: slow, deaf, or losing the replies of commits."""
 
-import asyncio
 import random
+import socket
 import threading
-from collections.abc import Coroutine
-from typing import Any
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 
 # The end of every reply after which no transaction is open: what was sent before has been committed.
 READY_AND_IDLE = b"Z\x00\x00\x00\x05I"
 
 
 class Proxy:
-    """Threads: one of its own runs the loop; what it is to do may be set by any."""
+    """Threads: one that accepts, two for each connection; what it is to do may be set by any."""
 
     def __init__(self, socket_path: str, rng: random.Random) -> None:
         self.socket_path, self.rng = socket_path, rng
         self.delay_seconds = 0.0
-        self.deaf = False  # takes what comes and passes nothing on, without closing anything
         self.cut_share = 0.0  # of replies lost, each with its connection
-        self.cuts = 0
-        self.held_back = 0  # chunks that came while deaf
-        self.delayed = 0
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="proxy", daemon=True).start()
-        self.server = self.call(asyncio.start_server(self.serve, "127.0.0.1", 0))
-        self.port: int = self.server.sockets[0].getsockname()[1]
+        self.cuts = self.held_back = self.delayed = 0
+        self.is_deaf = False  # takes what comes and passes nothing on, without closing anything
+        self.hears_again = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, name="proxy", daemon=True).start()
 
-    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+    def deafen(self) -> None:
+        self.hears_again.clear()
+        self.is_deaf = True
+
+    def hear(self) -> None:
+        """Serve new connections again. Those that fell silent stay silent: only the server learns of their end."""
+        self.is_deaf = False
+        self.hears_again.set()
 
     def stop(self) -> None:
-        self.call(self.cancel_all())
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.listener.close()
+        self.hear()
 
-    async def cancel_all(self) -> None:
-        self.server.close()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others, timeout=1)
+    def accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                try:
+                    server.connect(self.socket_path)
+                except OSError:
+                    client.close()
+                    continue
+                link = Link(client, server)
+                for is_reply in (False, True):
+                    threading.Thread(target=self.pump, args=(link, is_reply), daemon=True).start()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            their_reader, their_writer = await asyncio.open_unix_connection(self.socket_path)
-        except OSError:
-            writer.transport.abort()
-            return
-        pumps = [
-            self.loop.create_task(self.pump(reader, their_writer, False)),
-            self.loop.create_task(self.pump(their_reader, writer, True)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            for end in (writer, their_writer):
-                end.transport.abort()
+    def pump(self, link: "Link", is_reply: bool) -> None:
+        source, target = (link.server, link.client) if is_reply else (link.client, link.server)
+        with suppress(OSError):
+            while chunk := source.recv(65536):
+                if self.delay_seconds:
+                    self.delayed += 1
+                    time.sleep(self.delay_seconds)
+                if self.is_deaf or link.is_silent:
+                    # This connection has fallen into a hole: nothing more ever comes out of it.
+                    link.is_silent = True
+                    self.held_back += 1
+                    self.hears_again.wait()
+                    end(link.server)
+                    return
+                is_end = is_reply and chunk.endswith(READY_AND_IDLE)
+                if is_end and self.cut_share and self.rng.random() < self.cut_share:
+                    self.cuts += 1
+                    break
+                target.sendall(chunk)
+        end(link.server)
+        if not link.is_silent:
+            end(link.client)
 
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_reply: bool) -> None:
-        while chunk := await self.read(reader):
-            if self.delay_seconds:
-                self.delayed += 1
-                await asyncio.sleep(self.delay_seconds)
-            if self.deaf:
-                # This connection has fallen into a hole: nothing more ever comes out of it.
-                self.held_back += 1
-                await asyncio.Event().wait()
-            if is_reply and self.cut_share and chunk.endswith(READY_AND_IDLE) and self.rng.random() < self.cut_share:
-                self.cuts += 1
-                return
-            writer.write(chunk)
-            await writer.drain()
 
-    async def read(self, reader: asyncio.StreamReader) -> bytes:
-        try:
-            return await reader.read(65536)
-        except ConnectionError:
-            return b""
+@dataclass
+class Link:
+    client: socket.socket
+    server: socket.socket
+    is_silent: bool = False
+
+
+def end(connection: socket.socket) -> None:
+    """End a connection, also for the thread that waits for it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
