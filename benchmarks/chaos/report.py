@@ -1,38 +1,44 @@
-"""One table of what came of all scenarios, in Markdown."""
+"""One table of what came of all scenarios, in Markdown: a row for each on each database, its seeds together."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean
 
 from .judge import Verdict
 
 HEAD = (
-    *("scenario", "database", "seed", "verdict", "bites", "fed", "finished", "dead", "attempts", "raw repeats"),
-    *("guarded repeats", "lost", "stuck", "recovery s", "jobs/s before, during, after"),
+    *("scenario", "database", "seeds", "verdict", "bites", "fed", "finished", "dead", "attempts"),
+    *("raw repeats", "guarded repeats", "lost", "stuck", "longest recovery, s", "jobs/s before, during, after"),
 )
+WORDS = ("ERROR", "BROKEN", "VACUOUS", "held")  # the worst first
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    rows = [HEAD, *(cells(verdict) for verdict in verdicts)]
+    groups = groupby(verdicts, key=lambda verdict: (verdict.database, verdict.scenario))
+    rows = [HEAD, *(cells(list(group)) for _, group in groups)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]
     lines.insert(1, f"| {' | '.join('-' * width for width in widths)} |")
     return "\n".join(lines)
 
 
-def cells(v: Verdict) -> tuple[str, ...]:
+def cells(seeds: Sequence[Verdict]) -> tuple[str, ...]:
+    """Return what all seeds of a scenario came to: sums, the longest recovery, the mean rates, the worst word."""
+    first = seeds[0]
+    recoveries = [v.recovery for v in seeds if v.recovery is not None]
+    numbers = [
+        sum(sum(v.bites.values()) for v in seeds),
+        *(sum(getattr(v, name) for v in seeds) for name in SUMMED),
+    ]
     return (
-        v.scenario,
-        v.database,
-        str(v.seed),
-        v.word,
-        str(sum(v.bites.values())),
-        str(v.fed),
-        str(v.finished),
-        str(v.dead),
-        str(v.attempts),
-        str(v.raw_repeats),
-        str(v.guarded_repeats),
-        str(v.lost),
-        str(v.stuck),
-        "-" if v.recovery is None else f"{v.recovery:.1f}",
-        ", ".join(f"{rate:.0f}" for rate in v.rates),
+        first.scenario,
+        first.database,
+        ", ".join(str(v.seed) for v in seeds),
+        min((v.word for v in seeds), key=WORDS.index),
+        *map(str, numbers),
+        f"{max(recoveries):.1f}" if recoveries else "-",
+        ", ".join(f"{fmean(v.rates[part] for v in seeds):.0f}" for part in range(3)),
     )
+
+
+SUMMED = ("fed", "finished", "dead", "attempts", "raw_repeats", "guarded_repeats", "lost", "stuck")

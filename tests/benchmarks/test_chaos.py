@@ -8,6 +8,7 @@ from django.db import connection
 
 from benchmarks.chaos.judge import Judge, Verdict, recovery_after_kills
 from benchmarks.chaos.ledger import EFFECT, ENDED, FED, STARTED, Entry, Ledger
+from benchmarks.chaos.report import table
 from benchmarks.chaos.scenarios import ALL, BOTH
 from benchmarks.chaos.world import Footprint, Kill, Record
 from jobs.models import Attempt, Job
@@ -169,3 +170,19 @@ def test_what_grows_is_a_leak(later, said):
 def test_names_of_scenarios_are_all_different_and_each_is_for_some_database():
     assert len({scenario.name for scenario in ALL}) == len(ALL)
     assert all(set(scenario.vendors) <= set(BOTH) and scenario.vendors for scenario in ALL)
+
+
+def test_the_table_adds_seeds_up_and_shows_the_worst_of_them():
+    seeds = [
+        Verdict("kill-child", "sqlite", 1, fed=10, recovery=0.5, rates=(10, 5, 10), bites={"runs hit": 2}),
+        Verdict("kill-child", "sqlite", 2, fed=11, lost=1, recovery=0.7, rates=(20, 5, 10), broken=["gone"]),
+        Verdict("freeze", "sqlite", 1, fed=3, bites={"runs hit": 1}),
+    ]
+
+    head, _, first, second = table(seeds).splitlines()
+
+    assert [cell.strip() for cell in first.strip("|").split("|")] == [
+        *("kill-child", "sqlite", "1, 2", "BROKEN", "2", "21", "0", "0", "0", "0", "0", "1", "0", "0.7", "15, 5, 10"),
+    ]
+    assert len({len(line) for line in (head, first, second)}) == 1
+    assert "| held " in second
