@@ -34,6 +34,7 @@ def test_value_of_the_wrong_type_is_an_error(settings):
     assert [error.id for error in checks.check_options()] == ["jobs.E001", "jobs.E001"]
 
 
+@pytest.mark.django_db  # other apps' checks may ask the database what it can
 def test_check_finds_wrong_options_before_anything_trips_over_them(settings):
     settings.TASKS = backend_settings(leese=30, retention={"suceeded": 5})
 
