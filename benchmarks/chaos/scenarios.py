@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import faults
-from .faults import Fault
+from .faults import Fault, postgresql, processes, sqlite
 from .kinds import MISBEHAVING
 from .world import World
 
@@ -54,54 +53,54 @@ def of_two_versions(world: World) -> None:
 
 
 ALL = [
-    Scenario("kill-child", "kill -9 of a worker process", faults.kill_child),
-    Scenario("kill-often", "kill -9 of a worker process every 300 ms", faults.kill_often),
-    Scenario("kill-supervisor", "kill -9 of a supervisor", faults.kill_supervisor),
-    Scenario("kill-tree", "kill -9 of a whole tree", faults.kill_tree),
-    Scenario("freeze", "SIGSTOP beyond the lease, then SIGCONT", faults.freeze),
-    Scenario("database-crash", "immediate shutdown and restart", faults.crash_server, POSTGRESQL),
-    Scenario("database-outage", "20 s without a database", faults.outage, POSTGRESQL),
-    Scenario("connections-cut", "all connections ended twice a second", faults.terminate, POSTGRESQL),
-    Scenario("connections-refused", "no connection left", faults.take_all_connections, POSTGRESQL),
-    Scenario("read-only", "a database that refuses writes", faults.read_only, POSTGRESQL),
-    Scenario("half-open", "connections that fall silent", faults.deafen, POSTGRESQL, prepare=proxied),
-    Scenario("latency", "20 to 200 ms a message", faults.slow_down, POSTGRESQL, prepare=proxied, rate=15),
-    Scenario("lost-replies", "commits whose reply is lost", faults.lose_replies, POSTGRESQL, prepare=proxied),
-    Scenario("held-transaction", "a transaction held open throughout", faults.hold_transaction, POSTGRESQL),
-    Scenario("locked-rows", "locks on a ready, a running, a queue's row", faults.lock_rows, POSTGRESQL),
-    Scenario("deploys", "SIGTERM and a new tree, every few seconds", faults.deploy),
+    Scenario("kill-child", "kill -9 of a worker process", processes.kill_child),
+    Scenario("kill-often", "kill -9 of a worker process every 300 ms", processes.kill_often),
+    Scenario("kill-supervisor", "kill -9 of a supervisor", processes.kill_supervisor),
+    Scenario("kill-tree", "kill -9 of a whole tree", processes.kill_tree),
+    Scenario("freeze", "SIGSTOP beyond the lease, then SIGCONT", processes.freeze),
+    Scenario("database-crash", "immediate shutdown and restart", postgresql.crash_server, POSTGRESQL),
+    Scenario("database-outage", "20 s without a database", postgresql.outage, POSTGRESQL),
+    Scenario("connections-cut", "all connections ended twice a second", postgresql.terminate, POSTGRESQL),
+    Scenario("connections-refused", "no connection left", postgresql.take_all_connections, POSTGRESQL),
+    Scenario("read-only", "a database that refuses writes", postgresql.read_only, POSTGRESQL),
+    Scenario("half-open", "connections that fall silent", postgresql.deafen, POSTGRESQL, prepare=proxied),
+    Scenario("latency", "20 to 200 ms a message", postgresql.slow_down, POSTGRESQL, prepare=proxied, rate=15),
+    Scenario("lost-replies", "commits whose reply is lost", postgresql.lose_replies, POSTGRESQL, prepare=proxied),
+    Scenario("held-transaction", "a transaction held open throughout", postgresql.hold_transaction, POSTGRESQL),
+    Scenario("locked-rows", "locks on a ready, a running, a queue's row", postgresql.lock_rows, POSTGRESQL),
+    Scenario("deploys", "SIGTERM and a new tree, every few seconds", processes.deploy),
     Scenario(
         "long-jobs",
         "SIGTERM with jobs longer than the grace",
-        faults.deploy_over_long_jobs,
+        processes.deploy_over_long_jobs,
         grace=1,
         extras={"long": 25},
     ),
-    Scenario("second-signal", "SIGTERM, and another at once", faults.deploy_impatiently, extras={"long": 25}),
+    Scenario("second-signal", "SIGTERM, and another at once", processes.deploy_impatiently, extras={"long": 25}),
     Scenario(
         "misbehaviour",
         "jobs that exit, crash, hang, leak, lie",
-        faults.misbehave,
+        processes.misbehave,
         extras=dict.fromkeys(MISBEHAVING, 240),
         quiet_seconds=120,
     ),
     Scenario(
         "clock",
         "the workers' clock an hour ahead and behind",
-        faults.step_clock,
+        processes.step_clock,
         prepare=with_a_clock,
         may_wait=SQLITE,
     ),
     Scenario(
         "versions",
         "old code beside new",
-        faults.upgrade,
+        processes.upgrade,
         extras={"brand_new": 30, "changed": 30},
         prepare=of_two_versions,
         quiet_seconds=120,
     ),
-    Scenario("writers", "six other writers", faults.write_beside, SQLITE),
-    Scenario("long-write", "a write longer than the busy time-out", faults.hold_the_writer, SQLITE),
-    Scenario("disk-full", "no room to write", faults.fill_the_disk, SQLITE),
-    Scenario("read-only-file", "a file that may not be written", faults.forbid_writing, SQLITE, prepare=humble),
+    Scenario("writers", "six other writers", sqlite.write_beside, SQLITE),
+    Scenario("long-write", "a write longer than the busy time-out", sqlite.hold_the_writer, SQLITE),
+    Scenario("disk-full", "no room to write", sqlite.fill_the_disk, SQLITE),
+    Scenario("read-only-file", "a file that may not be written", sqlite.forbid_writing, SQLITE, prepare=humble),
 ]

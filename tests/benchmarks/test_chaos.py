@@ -10,7 +10,8 @@ from benchmarks.chaos.judge import Judge, Verdict, recovery_after_kills
 from benchmarks.chaos.ledger import EFFECT, ENDED, FED, STARTED, Entry, Ledger
 from benchmarks.chaos.report import table
 from benchmarks.chaos.scenarios import ALL, BOTH
-from benchmarks.chaos.world import Footprint, Kill, Record
+from benchmarks.chaos.trees import Footprint
+from benchmarks.chaos.world import Kill, Record
 from jobs.models import Attempt, Job
 from tests.admin.rows import a_dead_letter, a_job
 

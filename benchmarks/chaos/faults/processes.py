@@ -1,0 +1,162 @@
+"""Workers that are killed, frozen, replaced, badly treated by their jobs, or told a wrong time."""
+
+import signal
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import psutil
+
+from ..kinds import LONG_SECONDS
+from ..trees import Tree
+from ..world import Kill, World
+from . import Harm
+
+CHANGES = (datetime(2027, 3, 28, 1, tzinfo=UTC), datetime(2027, 10, 31, 1, tzinfo=UTC))  # in Berlin
+MEMORY_LIMIT = 300 << 20  # bytes of a worker process, in the scenario that takes memory
+
+
+def kill(world: World, process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+        world.record.kills.append(Kill(time.monotonic(), {process.pid}))
+
+
+def kill_child(world: World) -> Harm:
+    while True:
+        if workers := world.workers():
+            kill(world, world.rng.choice(workers))
+        yield world.rng.uniform(1.5, 3.0)
+
+
+def kill_often(world: World) -> Harm:
+    while True:
+        if workers := world.workers():
+            kill(world, world.rng.choice(workers))
+        yield 0.3
+
+
+def kill_supervisor(world: World) -> Harm:
+    """Its children are orphans then: they finish what they run and go."""
+    while True:
+        tree = world.rng.choice(world.trees)
+        tree.send(signal.SIGKILL)
+        world.record.bit("supervisors killed")
+        yield world.rng.uniform(3.0, 5.0)
+
+
+def kill_tree(world: World) -> Harm:
+    while True:
+        tree = world.rng.choice(world.trees)
+        pids = tree.kill()
+        world.record.kills.append(Kill(time.monotonic(), pids))
+        yield world.rng.uniform(6.0, 9.0)
+
+
+def freeze(world: World) -> Harm:
+    """Stop a process, or a whole tree, for longer than its lease, then let it go on: what it believes is over."""
+    while True:
+        tree = world.rng.choice(world.trees)
+        children = tree.children()
+        # The supervisor first, so that it sees no child stop.
+        frozen = [psutil.Process(tree.pid), *children] if world.rng.random() < 0.5 else children[:1]
+        for process in frozen:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        world.record.kills.append(Kill(time.monotonic(), {process.pid for process in frozen}))
+        try:
+            yield world.lease_seconds * 1.5 + 2
+        finally:
+            for process in frozen:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+        yield world.rng.uniform(0.5, 1.0)
+
+
+def leave(world: World) -> tuple[Tree, set[int]]:
+    """Start a new tree in the place of the oldest, and tell that one to go; return it and the pids of its workers."""
+    old = world.trees.pop(0)
+    world.start_tree()
+    pids = {process.pid for process in old.children()}
+    old.send(signal.SIGTERM)
+    world.leaving.append(old)
+    return old, pids
+
+
+def deploy(world: World) -> Harm:
+    """Replace one tree after another, as a rolling deploy does."""
+    while True:
+        leave(world)
+        world.record.bit("deploys")
+        yield world.rng.uniform(3.0, 5.0)
+
+
+def deploy_impatiently(world: World) -> Harm:
+    """Send the second signal soon after the first."""
+    while True:
+        old, pids = leave(world)
+        yield world.rng.uniform(0.05, 0.3)
+        old.send(signal.SIGTERM)
+        world.record.kills.append(Kill(time.monotonic(), pids))
+        yield world.rng.uniform(3.0, 5.0)
+
+
+def deploy_over_long_jobs(world: World) -> Harm:
+    """Stop trees whose jobs need longer than the grace."""
+    while True:
+        _, pids = leave(world)
+        yield world.grace_seconds
+        world.record.kills.append(Kill(time.monotonic(), pids))
+        yield LONG_SECONDS + 1.0
+
+
+def upgrade(world: World) -> Harm:
+    """Run old code beside new, then replace it."""
+    world.environ.pop("CHAOS_CODE", None)
+    yield 8.0
+    while True:
+        for tree in world.trees.copy():
+            if tree.is_old:
+                world.trees.remove(tree)
+                world.start_tree()
+                tree.send(signal.SIGTERM)
+                world.leaving.append(tree)
+        held = "SELECT count(*) FROM jobs_job WHERE held_since IS NOT NULL"
+        world.record.bit("jobs held for newer code", int(world.database.value(held)))
+        yield 1e9
+
+
+def misbehave(world: World) -> Harm:
+    """The jobs do that themselves; what takes too much memory is killed, as the kernel does, until all is over."""
+    threading.Thread(target=watch_memory, args=(world,), daemon=True).start()
+    while True:
+        yield 1.0
+
+
+def watch_memory(world: World) -> None:
+    while not world.is_over:
+        for process in [found for tree in world.everybody() for found in tree.children()]:
+            with suppress(psutil.NoSuchProcess):
+                if process.memory_info().rss > MEMORY_LIMIT:
+                    process.kill()
+                    world.record.bit("processes killed for their memory")
+        time.sleep(0.05)
+
+
+def step_clock(world: World) -> Harm:
+    """Move the wall clock of the workers' host by an hour, ahead and back, and over changes to summer time and from it.
+
+    Not as far under SQLite, where it is the only clock there is, and retention would come due.
+    """
+    path = world.clock_path
+    assert path
+    changes = [moment.timestamp() - time.time() - 2.0 for moment in CHANGES] if world.server else []
+    try:
+        while True:
+            for offset in (3600.0, -3600.0, *changes, 0.0):
+                path.write_text(str(offset))
+                world.record.bit("steps of the clock")
+                yield 4.0
+    finally:
+        path.write_text("0")
