@@ -1,32 +1,28 @@
 """The parent of a worker tree: it owns signals, the life and death of its processes, and what their deaths mean."""
 
 import contextlib
-import json
 import logging
 import os
 import random
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
-from .. import lifecycle
 from ..conf import Options
-from ..leases import Remains
 from ..outcomes import Settlement
 from ..storage import Storage
 from ..tally import Merged
+from .child import Child
 from .connections import limit_waits
 from .housekeeping import Housekeeping, Presence
-from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
-from .slots import LOOPS, Slots
+from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
+from .slots import LOOPS
+from .takeback import Takeback, taking_back
 
 log = logging.getLogger("jobs")
 
@@ -38,86 +34,6 @@ START_SECONDS = 120.0  # until a process says that it is ready
 AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
 STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
 LONGEST_RESTART_SECONDS = 10.0
-
-
-def message_in(line: bytes) -> dict[str, Any]:
-    """Return a report; nothing for a line that a dying process left unfinished."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-class Child:
-    """A process, the pipes to it, and the memory that tells what it was running."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.slots = Slots.create(plan.slots, plan.rings)
-        orders_read, self.orders = os.pipe()
-        self.reports, reports_write = os.pipe()
-        self.unread = b""
-        self.ready = self.ending = False
-        self.said_goodbye = False  # its end is no crash
-        self.stuck: set[int] = set()  # killed because of these
-        self.frozen: list[str] = []  # killed because these loops stood still
-        self.killed = False
-        self.started_at = time.monotonic()
-        self.beats = self.slots.beats()
-        self.heard_at = [self.started_at] * len(LOOPS)
-        passed = (orders_read, reports_write, self.slots.descriptor)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        os.close(orders_read)
-        os.close(reports_write)
-        os.set_blocking(self.reports, False)
-        boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
-        self.write(json.dumps(boot).encode() + b"\n" + plan.line())
-
-    @property
-    def worker_id(self) -> str:
-        return self.plan.worker_id
-
-    def order(self, word: str) -> None:
-        self.write(word.encode() + b"\n")
-
-    def write(self, data: bytes) -> None:
-        # A process that has just died is noticed by its end, not here.
-        with contextlib.suppress(OSError):
-            os.write(self.orders, data)
-
-    def kill(self) -> None:
-        self.killed = True
-        self.process.kill()
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the messages that have come in since the last call."""
-        try:
-            while chunk := os.read(self.reports, 65536):
-                self.unread += chunk
-        except BlockingIOError:
-            pass
-        *lines, self.unread = self.unread.split(b"\n")
-        return [message for line in lines if (message := message_in(line))]
-
-    def silence(self, now: float, was_away: bool) -> dict[str, float]:
-        """Return for how many seconds each of its loops has stood still, as far as an observer knows who `was_away`."""
-        beats = self.slots.beats()
-        for loop, (before, after) in enumerate(zip(self.beats, beats, strict=True)):
-            if before != after or was_away:
-                self.heard_at[loop] = now
-        self.beats = beats
-        return {name: now - heard for name, heard in zip(LOOPS, self.heard_at, strict=True)}
-
-    def close(self) -> None:
-        os.close(self.orders)
-        os.close(self.reports)
-        self.slots.close()
 
 
 @dataclass
@@ -332,7 +248,7 @@ class Supervisor:
         self.hear(seat, child)
         code = child.process.returncode
         remains = child.slots.remains()
-        act = self.taking_back(child, code, remains)
+        act = taking_back(child, code, remains, self.options)
         self.housekeeping.chore(Takeback(self.housekeeping, child.worker_id, act))
         if remains.running and not child.said_goodbye:
             # They will be suspects: by the time they are taken back, a process for them is nearly there.
@@ -347,20 +263,6 @@ class Supervisor:
             self.solos.remove(seat)
         elif not self.stopping:
             self.plan_restart(seat, child, code)
-
-    def taking_back(self, child: Child, code: int, remains: Remains) -> Callable[[], list[Settlement]]:
-        """Return how what a process held is taken back, by what it died of."""
-        worker_id = child.worker_id
-        if child.stuck:
-            stuck = child.stuck & remains.running.keys()
-            return partial(lifecycle.take_back_stuck, worker_id, remains, stuck, self.options)
-        if child.frozen:
-            return partial(lifecycle.take_back_frozen, worker_id, remains)
-        if child.killed or (child.said_goodbye and code in (EXIT_DONE, EXIT_GRACE_OVER)):
-            why = "its worker was stopped while it ran"
-            return partial(lifecycle.take_back_stopped, worker_id, remains, why)
-        log.error("process died", extra={"worker_id": worker_id, "exit_code": code, "running": sorted(remains.running)})
-        return partial(lifecycle.take_back_lost, worker_id, remains)
 
     def plan_restart(self, seat: Seat, child: Child, code: int) -> None:
         """Restart at once after a good life, later and later after bad starts."""
@@ -419,28 +321,6 @@ class Supervisor:
             text = ", ".join(f"{number} {kind}" for kind, number in left.items()) or "nothing"
             self.say(f"Drained. Left: {text}.")
         log.info("worker stopped", extra={"tree": self.name, "exit_code": self.exit_code})
-
-
-class Takeback:
-    """A chore: take back until nothing is left, because a dying connection may still hold row locks for a moment."""
-
-    longest_seconds = 60.0
-
-    def __init__(self, housekeeping: Housekeeping, worker_id: str, act: Callable[[], list[Settlement]]) -> None:
-        self.housekeeping, self.worker_id, self.act = housekeeping, worker_id, act
-        self.began_at = time.monotonic()
-        self.done: list[Settlement] = []
-
-    def __call__(self) -> list[Settlement]:
-        while True:
-            self.housekeeping.patience.again()
-            self.done.extend(self.act())
-            left = self.housekeeping.store.jobs.running().filter(leased_by=self.worker_id).exists()
-            if not left or time.monotonic() - self.began_at > self.longest_seconds:
-                # Not before: a drain ends when nothing of this tree's runs any more.
-                self.housekeeping.absent(self.worker_id)
-                return self.done
-            time.sleep(0.1)
 
 
 def quotas(max_jobs: int | None, processes: int) -> list[int | None]:

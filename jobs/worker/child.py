@@ -1,0 +1,92 @@
+"""A process as its supervisor holds it: the pipes to it, and the memory that tells what it was running."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from .plan import Plan
+from .slots import LOOPS, Slots
+
+
+def message_in(line: bytes) -> dict[str, Any]:
+    """Return a report; nothing for a line that a dying process left unfinished."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Child:
+    """Threads: the supervisor's main one; others may read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.slots = Slots.create(plan.slots, plan.rings)
+        orders_read, self.orders = os.pipe()
+        self.reports, reports_write = os.pipe()
+        self.unread = b""
+        self.ready = self.ending = False
+        self.said_goodbye = False  # its end is no crash
+        self.stuck: set[int] = set()  # killed because of these
+        self.frozen: list[str] = []  # killed because these loops stood still
+        self.killed = False
+        self.started_at = time.monotonic()
+        self.beats = self.slots.beats()
+        self.heard_at = [self.started_at] * len(LOOPS)
+        passed = (orders_read, reports_write, self.slots.descriptor)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        os.close(orders_read)
+        os.close(reports_write)
+        os.set_blocking(self.reports, False)
+        boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
+        self.write(json.dumps(boot).encode() + b"\n" + plan.line())
+
+    @property
+    def worker_id(self) -> str:
+        return self.plan.worker_id
+
+    def order(self, word: str) -> None:
+        self.write(word.encode() + b"\n")
+
+    def write(self, data: bytes) -> None:
+        # A process that has just died is noticed by its end, not here.
+        with contextlib.suppress(OSError):
+            os.write(self.orders, data)
+
+    def kill(self) -> None:
+        self.killed = True
+        self.process.kill()
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the messages that have come in since the last call."""
+        try:
+            while chunk := os.read(self.reports, 65536):
+                self.unread += chunk
+        except BlockingIOError:
+            pass
+        *lines, self.unread = self.unread.split(b"\n")
+        return [message for line in lines if (message := message_in(line))]
+
+    def silence(self, now: float, was_away: bool) -> dict[str, float]:
+        """Return for how many seconds each of its loops has stood still, as far as an observer knows who `was_away`."""
+        beats = self.slots.beats()
+        for loop, (before, after) in enumerate(zip(self.beats, beats, strict=True)):
+            if before != after or was_away:
+                self.heard_at[loop] = now
+        self.beats = beats
+        return {name: now - heard for name, heard in zip(LOOPS, self.heard_at, strict=True)}
+
+    def close(self) -> None:
+        os.close(self.orders)
+        os.close(self.reports)
+        self.slots.close()
