@@ -23,10 +23,19 @@ def kill(world: World, process: psutil.Process) -> None:
         world.record.kills.append(Kill(time.monotonic(), {process.pid}))
 
 
+def busy(world: World, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those that run jobs at this moment, of several looks the first at which any does; else all."""
+    for _ in range(50):
+        if found := [process for process in processes if world.ledger.running({process.pid}, time.monotonic())]:
+            return found
+        time.sleep(0.01)
+    return processes
+
+
 def kill_child(world: World) -> Harm:
     while True:
         if workers := world.workers():
-            kill(world, world.rng.choice(workers))
+            kill(world, world.rng.choice(busy(world, workers)))
         yield world.rng.uniform(1.5, 3.0)
 
 
@@ -60,7 +69,7 @@ def freeze(world: World) -> Harm:
         tree = world.rng.choice(world.trees)
         children = tree.children()
         # The supervisor first, so that it sees no child stop.
-        frozen = [psutil.Process(tree.pid), *children] if world.rng.random() < 0.5 else children[:1]
+        frozen = [psutil.Process(tree.pid), *children] if world.rng.random() < 0.5 else busy(world, children)[:1]
         for process in frozen:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
