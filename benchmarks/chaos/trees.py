@@ -17,6 +17,10 @@ from ..processes import ROOT
 # From linux/prctl.h and linux/capability.h.
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
+# Of two trees: each has a supervisor and two processes, each of those three of its own, one for each of four threads,
+# one for coroutines, one for receivers of signals. A busy thread opens its own when its first task wants it.
+MOST_CONNECTIONS = 2 * (1 + 2 * (3 + 4 + 1 + 1))
+
 
 class Footprint(NamedTuple):
     """What workers take: the largest of each process, and all their connections. Units: MiB."""
@@ -31,7 +35,7 @@ class Footprint(NamedTuple):
             return f"from {self.threads} to {later.threads} threads in a process"
         if later.mib > 1.25 * self.mib + 10:
             return f"from {self.mib:.0f} to {later.mib:.0f} MiB in a process"
-        if later.connections > self.connections + 8:
+        if later.connections > max(MOST_CONNECTIONS, self.connections):
             return f"from {self.connections} to {later.connections} connections"
         return ""
 
