@@ -67,6 +67,7 @@ class Model:
     """What a job is, by the rules alone."""
 
     id: int
+    number: int  # from 1 in each run: ids go on, and a run must be the same when it is repeated
     priority: int
     state: str = "ready"
     token: int = 0
@@ -101,7 +102,7 @@ class Jobs(RuleBasedStateMachine):
         self.jobs: dict[int, Model] = {}
         self.tokens: dict[int, int] = {}
         self.paused = False
-        self.clock = 0
+        self.clock = self.count = 0
 
     # What happens
 
@@ -110,7 +111,10 @@ class Jobs(RuleBasedStateMachine):
         task = tasks.add.using(priority=priority, run_after=timedelta(hours=1) if is_delayed else None)
         job_id = int(task.enqueue(1).id)
         Job.objects.filter(pk=job_id).update(max_crashes=MAX_CRASHES)
-        self.jobs[job_id] = Model(job_id, priority, state="scheduled" if is_delayed else "ready", place=self.tick())
+        self.count += 1
+        self.jobs[job_id] = Model(
+            job_id, self.count, priority, state="scheduled" if is_delayed else "ready", place=self.tick()
+        )
 
     @rule(target=leases, worker=WORKERS, limit=st.integers(1, 4), suspects=st.booleans())
     def claim(self, worker, limit, suspects):
@@ -203,7 +207,7 @@ class Jobs(RuleBasedStateMachine):
     @rule()
     def promote(self):
         """The time of some scheduled jobs has come."""
-        due = [job for job in self.jobs.values() if job.state == "scheduled" and job.id % 2]
+        due = [job for job in self.jobs.values() if job.state == "scheduled" and job.number % 2]
         Job.objects.filter(pk__in=[job.id for job in due]).update(run_after=F("run_after") - timedelta(hours=9))
 
         assert storage().promote(1000) == len(due)
