@@ -165,7 +165,6 @@ class Supervisor:
         if self.stopping:
             self.finish_off()
             return
-        # First those who wait for one: starting both at once slows both.
         self.seat_solos()
         self.fill_seats()
 
@@ -173,11 +172,17 @@ class Supervisor:
 
     def fill_seats(self) -> None:
         for seat in self.seats:
-            if seat.child is None and not seat.finished and time.monotonic() >= seat.start_at:
+            is_free = seat.child is None and not seat.finished
+            if is_free and time.monotonic() >= seat.start_at and not self.suspects_go_first():
                 self.start(seat, self.tree.plan)
         if not self.announced and all(seat.child and seat.child.ready for seat in self.seats if not seat.finished):
             self.announced = True
             log.info("worker ready", extra={"tree": self.name, "processes": len(self.seats)})
+
+    def suspects_go_first(self) -> bool:
+        """Say whether a seat stays empty until a process for suspects is up, which is sooner so; others work on."""
+        starting = any(solo.child and not solo.child.ready for solo in self.solos)
+        return starting and any(seat.child and seat.child.ready for seat in self.seats)
 
     def seat_solos(self) -> None:
         """Start a process of its own for suspects: a job that may kill its worker must not take neighbours along."""

@@ -12,7 +12,7 @@ from jobs.tally import Merged
 from jobs.worker.child import Child
 from jobs.worker.plan import EXIT_DONE, Plan
 from jobs.worker.slots import ENGINE, LOOPS, WATCHDOG, Slots
-from jobs.worker.supervisor import AWAY_SECONDS, CHORE_SECONDS, START_SECONDS, Supervisor, Tree
+from jobs.worker.supervisor import AWAY_SECONDS, CHORE_SECONDS, START_SECONDS, Seat, Supervisor, Tree
 
 LEASE = 12.0
 
@@ -144,3 +144,20 @@ def test_a_process_that_ended_soon_without_having_run_anything_is_a_bad_start(su
     supervisor.plan_restart(seat, child, code)
 
     assert seat.failures == failures
+
+
+@pytest.mark.parametrize(
+    ("solo_is_ready", "another_works", "started"), [(False, True, 0), (True, True, 1), (False, False, 1)]
+)
+def test_suspects_go_first_as_long_as_others_work(
+    supervisor, child, monkeypatch, solo_is_ready, another_works, started
+):
+    starts = []
+    monkeypatch.setattr(supervisor, "start", lambda seat, plan: starts.append(seat))
+    supervisor.seats.append(Seat())
+    child.ready = another_works
+    supervisor.solos.append(Seat(solo=True, child=SimpleNamespace(ready=solo_is_ready)))
+
+    supervisor.fill_seats()
+
+    assert len(starts) == started
