@@ -88,7 +88,8 @@ def problems_of(given: Any) -> list[str]:
         try:
             READERS[name](value)
         except (TypeError, ValueError) as error:
-            problems.append(f"OPTIONS[{name!r}] {str(error).rstrip('.?')}{'?' if str(error).endswith('?') else '.'}")
+            text = str(error)
+            problems.append(f"OPTIONS[{name!r}] {text if text.endswith(('.', '?')) else f'{text}.'}")
     if not problems:
         problems.extend(contradictions(given))
     return problems

@@ -28,7 +28,14 @@ max_connections = 200
 
 @contextmanager
 def temporary_postgresql(configuration: str = CONFIGURATION) -> Iterator[str]:
-    """Start a server in a temporary directory, give its URL, and stop it and remove the directory at the end.
+    """Give the URL of a server that runs for as long as this lasts."""
+    with temporary_server(configuration) as server:
+        yield server.get_uri()
+
+
+@contextmanager
+def temporary_server(configuration: str) -> Iterator["PostgresServer"]:
+    """Start a server in a temporary directory, and stop it and remove the directory at the end.
 
     As root, which PostgreSQL refuses to run as, pgserver adds a user of its own, and lets it into every directory above
     the virtual environment.
@@ -40,7 +47,7 @@ def temporary_postgresql(configuration: str = CONFIGURATION) -> Iterator[str]:
             file.write(configuration)
         try:
             server.start()
-            yield server.get_uri()
+            yield server
         finally:
             server.stop()
 

@@ -3,17 +3,15 @@
 import itertools
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
-from tests.postgresql import server_in
+from tests.postgresql import temporary_server
 
 from ..databases import OBSERVER
 
@@ -70,13 +68,5 @@ class Server:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="jobs-chaos-server-") as directory:
-        server = server_in(Path(directory))
-        server.ensure_pgdata_inited()
-        with open(server.pgdata / "postgresql.conf", "a") as file:
-            file.write(CONFIGURATION)
-        try:
-            server.start()
-            yield Server(server)
-        finally:
-            server.stop()
+    with temporary_server(CONFIGURATION) as server:
+        yield Server(server)

@@ -22,7 +22,7 @@ from .connections import limit_waits
 from .housekeeping import Housekeeping, Presence
 from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
 from .slots import LOOPS
-from .takeback import Takeback, taking_back
+from .takeback import Takeback, leaves_suspects, taking_back
 
 log = logging.getLogger("jobs")
 
@@ -255,8 +255,8 @@ class Supervisor:
         remains = child.slots.remains()
         act = taking_back(child, code, remains, self.options)
         self.housekeeping.chore(Takeback(self.housekeeping, child.worker_id, act))
-        if remains.running and not child.said_goodbye:
-            # They will be suspects: by the time they are taken back, a process for them is nearly there.
+        if remains.running and leaves_suspects(child):
+            # By the time they are taken back, a process for them is nearly there.
             self.housekeeping.findings.suspects_wait = True
         self.selector.unregister(child.reports)
         seat.child = None

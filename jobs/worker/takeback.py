@@ -31,6 +31,11 @@ def taking_back(child: Child, code: int, remains: Remains, options: Options) -> 
     return partial(lifecycle.take_back_lost, worker_id, remains)
 
 
+def leaves_suspects(child: Child) -> bool:
+    """Say whether what a dead process was running may have killed it: not where its supervisor, or a deploy, did."""
+    return bool(child.frozen) or not (child.killed or child.said_goodbye)
+
+
 class Takeback:
     """A chore: take back until nothing is left, because a dying connection may still hold row locks for a moment."""
 

@@ -13,6 +13,7 @@ from jobs.worker.child import Child
 from jobs.worker.plan import EXIT_DONE, Plan
 from jobs.worker.slots import ENGINE, LOOPS, WATCHDOG, Slots
 from jobs.worker.supervisor import AWAY_SECONDS, CHORE_SECONDS, START_SECONDS, Seat, Supervisor, Tree
+from jobs.worker.takeback import leaves_suspects
 
 LEASE = 12.0
 
@@ -161,3 +162,15 @@ def test_suspects_go_first_as_long_as_others_work(
     supervisor.fill_seats()
 
     assert len(starts) == started
+
+
+@pytest.mark.parametrize(
+    ("killed", "said_goodbye", "frozen", "suspected"),
+    [(False, False, [], True), (True, False, ["engine"], True), (True, False, [], False), (False, True, [], False)],
+)
+def test_only_a_process_that_died_of_itself_or_stood_still_leaves_suspects(
+    child, killed, said_goodbye, frozen, suspected
+):
+    child.killed, child.said_goodbye, child.frozen = killed, said_goodbye, frozen
+
+    assert leaves_suspects(child) == suspected

@@ -7,6 +7,8 @@ import os
 import time
 from datetime import timedelta
 
+from django.utils import timezone
+
 path = os.environ["CHAOS_CLOCK"]
 real_time, real_time_ns = time.time, time.time_ns
 read_at, offset = 0.0, 0.0
@@ -26,8 +28,5 @@ def current_offset() -> float:
 
 time.time = lambda: real_time() + current_offset()
 time.time_ns = lambda: real_time_ns() + int(current_offset() * 1e9)
-
-from django.utils import timezone  # noqa: E402
-
 real_now = timezone.now
 timezone.now = lambda: real_now() + timedelta(seconds=current_offset())
