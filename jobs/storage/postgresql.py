@@ -1,5 +1,6 @@
 """PostgreSQL: claims and outcomes in batches, one statement each, timed by the database's own clock."""
 
+import selectors
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -410,17 +411,36 @@ class Listener(Watch):
         self.storage = storage
         with storage.connection.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(storage.connection.connection, selectors.EVENT_READ)
+        self.overheard = self.heard_meanwhile()
 
     def wait(self, seconds: float) -> set[str]:
+        news, self.overheard = self.overheard, set()
+        # The driver's own wait would look ten times a second.
+        if not news and self.selector.select(seconds):
+            news = self.heard()
+        return news
+
+    def heard(self) -> set[str]:
         connection = self.storage.connection
         with connection.wrap_database_errors:
-            # What has come with the first one is read too, but not waited for.
-            return {notify.payload for notify in connection.connection.notifies(timeout=seconds, stop_after=1)}
+            pgconn = connection.connection.pgconn
+            pgconn.consume_input()
+            return {notify.extra.decode() for notify in iter(pgconn.notifies, None)}
+
+    def heard_meanwhile(self) -> set[str]:
+        """Return what has come with the answer to another question: the driver has put it aside."""
+        connection = self.storage.connection
+        with connection.wrap_database_errors:
+            return {notify.payload for notify in connection.connection.notifies(timeout=0)}
 
     def probe(self) -> None:
         self.storage.now()
+        self.overheard |= self.heard_meanwhile()
 
     def close(self) -> None:
+        self.selector.close()
         self.storage.connection.close()
 
 

@@ -30,6 +30,7 @@ BUSY_SECONDS = 0.05  # how long an outcome may wait for company
 LOOK_SECONDS = 0.005  # how often a worker that was just woken looks
 LONGEST_REST_SECONDS = 2.5  # however seldom it polls, others see that it goes on
 LEAK_LOOK_SECONDS = 2.0
+REST_SECONDS = 1.0  # with nothing in hand, until others may rest too
 STALE_SECONDS = 1.0  # how long a lease may wait for a thread before it is given back
 STILL_SECONDS = 0.002  # how long it may stand still before the whole crew is called
 
@@ -45,6 +46,7 @@ class Engine:
     ) -> None:
         self.plan, self.store, self.announcer, self.tally = plan, store, announcer, tally
         self.bell = threading.Event()
+        self.roused = threading.Event()  # it had rested, and got jobs: who watches over them has rested too
         self.desk = Desk(slots, runner, self.bell)
         self.threads = Threads(self.desk, plan.threads)
         self.loop = Loop(self.desk, plan.threads, plan.async_slots)
@@ -173,6 +175,10 @@ class Engine:
             return min(next_look, LOOK_SECONDS if alone else BUSY_SECONDS)
         return next_look
 
+    def has_rested(self, seconds: float) -> bool:
+        """Say whether nothing has been in hand for so long. Threads: any."""
+        return not self.held and time.monotonic() - self.idle_since > seconds
+
     def has_served(self) -> bool:
         """Say whether this process, with nothing in hand, has done what it was started for."""
         if self.plan.max_jobs is not None and self.claimed >= self.plan.max_jobs:
@@ -225,6 +231,7 @@ class Engine:
             return
         self.taken += len(leases)
         self.claimed_at = time.monotonic()
+        had_rested = self.has_rested(REST_SECONDS)
         self.held.update((lease.key, lease) for lease in leases)
         coroutines = [lease for lease in leases if is_async(lease)]
         self.coroutines_seen = bool(coroutines)
@@ -232,6 +239,8 @@ class Engine:
             self.loop.put(coroutines)
             leases = [lease for lease in leases if not is_async(lease)]
         self.threads.put(leases, self.pace.crew(self.plan.threads))
+        if had_rested:
+            self.roused.set()
 
     # Give back
 

@@ -19,7 +19,7 @@ from .slots import HEARTBEAT
 log = logging.getLogger("jobs")
 
 PROGRESS_SECONDS = 1.0
-IDLE_LOOK_SECONDS = 0.25
+IDLE_LOOK_SECONDS = 1.0
 
 
 class Heartbeat:

@@ -85,7 +85,7 @@ class Slots:
         return {job_id for job_id, _, deadline in self.rows() if deadline and now > deadline + grace_seconds}
 
     def rows(self) -> list[tuple[int, int, float]]:
-        rows = (SLOT.unpack_from(self.memory, size_of(row, 0)) for row in range(self.count))
+        rows = SLOT.iter_unpack(self.memory[size_of(0, 0) : size_of(self.count, 0)])
         return [row for row in rows if row[0]]
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from .takeback import Takeback, leaves_suspects, taking_back
 log = logging.getLogger("jobs")
 
 LOOK_SECONDS = 0.25
+CALM_LOOK_SECONDS = 1.0  # with nothing under way but jobs; signals, reports and deaths are noticed at once
 KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by itself
 LAST_CHORES_SECONDS = 30.0
 CHORE_SECONDS = 10.0  # the longest pause of housekeeping, and some more
@@ -139,11 +140,17 @@ class Supervisor:
         self.signals += 1
 
     def wait(self) -> None:
-        for key, _ in self.selector.select(LOOK_SECONDS):
+        for key, _ in self.selector.select(CALM_LOOK_SECONDS if self.is_calm() else LOOK_SECONDS):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     while self.receiver.recv(4096):
                         pass
+
+    def is_calm(self) -> bool:
+        """Say whether all seats are taken by processes that work, with none to start, watch closely or end."""
+        if self.stopping or self.tree.drain or self.solos:
+            return False
+        return all(seat.child.ready if seat.child else seat.finished for seat in self.seats)
 
     def tick(self) -> None:
         now = time.monotonic()

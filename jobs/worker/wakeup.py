@@ -13,7 +13,7 @@ from .patience import Patience
 
 log = logging.getLogger("jobs")
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 5.0
 
 
 class Wakeup:

@@ -15,7 +15,7 @@ from ..exceptions import TimedOut
 from ..leases import Lease
 from ..runs import Run, ThreadGate
 from .connections import connections_of
-from .engine import Engine
+from .engine import REST_SECONDS, Engine
 from .heartbeat import Heartbeat, lose
 from .patience import Patience, end_soon
 from .slots import ENGINE, HEARTBEAT, WATCHDOG
@@ -23,7 +23,7 @@ from .slots import ENGINE, HEARTBEAT, WATCHDOG
 log = logging.getLogger("jobs")
 
 LOOK_SECONDS = 0.1
-IDLE_LOOK_SECONDS = 0.25  # by so much an attempt that is the first after a rest may exceed its timeout
+IDLE_LOOK_SECONDS = 1.0  # with nothing to watch but the loops; the engine rouses it when there is more
 WEIGH_SECONDS = 1.0
 # A run whose lease was not renewed stops while a sixth of the lease is left.
 MARGIN = 1 / 6
@@ -47,10 +47,12 @@ class Watchdog:
 
     def stop(self) -> None:
         self.stopping.set()
+        self.engine.roused.set()
 
     def run(self) -> None:
         while not self.stopping.is_set():
-            self.stopping.wait(self.tick())
+            self.engine.roused.wait(self.tick())
+            self.engine.roused.clear()
 
     def tick(self) -> float:
         """Interrupt what is over its time and return the seconds until the next look."""
@@ -72,7 +74,8 @@ class Watchdog:
             self.engine.retired = stuck
             self.engine.ring()
         nearest = min((run.deadline - now for run in runs if run.deadline and run.deadline > now), default=LOOK_SECONDS)
-        return min(LOOK_SECONDS, nearest) if runs else IDLE_LOOK_SECONDS
+        # Not yet when the engine would no longer rouse it.
+        return IDLE_LOOK_SECONDS if self.engine.has_rested(2 * REST_SECONDS) else min(LOOK_SECONDS, nearest)
 
     def vouch_for_those_who_connect(self) -> None:
         """Let a loop that connects count as going on: a slow name server is no reason to lose outcomes."""

@@ -767,6 +767,24 @@ def test_expired_lease_that_nobody_reaped_may_still_be_renewed(store):
         assert store.expired(10) == []
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_listener_waits_for_news_of_others_and_keeps_what_came_while_it_asked(other_connection):
+    watch = storage().watch()
+    try:
+        with other_connection.cursor() as cursor:
+            cursor.execute("NOTIFY jobs_ready, 'first'")
+        assert watch.wait(10) == {"first"}
+
+        with other_connection.cursor() as cursor:
+            cursor.execute("NOTIFY jobs_ready, 'second'")
+            cursor.execute("NOTIFY jobs_ready, 'third'")
+        watch.probe()
+        assert watch.wait(10) == {"second", "third"}
+        assert watch.wait(0) == set()
+    finally:
+        watch.close()
+
+
 def lock_row(other, job_id: int) -> None:
     other.set_autocommit(False)
     with other.cursor() as cursor:

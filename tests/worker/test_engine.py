@@ -14,10 +14,12 @@ from jobs.outcomes import ErrorReport, Failed, Succeeded
 from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
-from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, Engine
+from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, REST_SECONDS, Engine
+from jobs.worker.heartbeat import Heartbeat
 from jobs.worker.plan import Plan
 from jobs.worker.runner import AsyncRunner, Finished
 from jobs.worker.slots import Slots
+from jobs.worker.watchdog import IDLE_LOOK_SECONDS, LOOK_SECONDS, Watchdog
 from tests import tasks
 
 pytestmark = pytest.mark.django_db
@@ -393,3 +395,30 @@ def test_a_woken_engine_looks_again_for_as_long_as_a_notification_may_be_swallow
     assert engine.bell.is_set()
     assert engine.tick() < 0.1
     assert Job.objects.running().count() == 1
+
+
+def test_a_watchdog_that_rests_with_its_engine_is_roused_by_its_first_jobs(engine_of):
+    engine = engine_of()
+    watchdog = Watchdog(engine, Heartbeat(engine, storage(), 20.0))
+    assert watchdog.tick() == LOOK_SECONDS
+    engine.tick()
+    assert not engine.roused.is_set()
+
+    engine.idle_since -= 2 * REST_SECONDS
+    assert watchdog.tick() == IDLE_LOOK_SECONDS
+    enqueue(1)
+    engine.woken(["default"])
+    engine.tick()
+
+    assert engine.roused.is_set()
+    assert watchdog.tick() == LOOK_SECONDS
+
+
+def test_an_engine_that_has_hardly_rested_rouses_nobody(engine_of):
+    engine = engine_of()
+    enqueue(1)
+
+    engine.tick()
+
+    assert engine.held
+    assert not engine.roused.is_set()

@@ -174,3 +174,23 @@ def test_only_a_process_that_died_of_itself_or_stood_still_leaves_suspects(
     child.killed, child.said_goodbye, child.frozen = killed, said_goodbye, frozen
 
     assert leaves_suspects(child) == suspected
+
+
+def test_a_supervisor_whose_processes_all_work_is_calm(supervisor, child):
+    assert supervisor.is_calm()
+
+
+@pytest.mark.parametrize("under_way", ["start", "restart", "solo", "drain", "stop"])
+def test_a_supervisor_looks_closely_while_anything_is_under_way(supervisor, child, under_way):
+    if under_way == "start":
+        child.ready = False
+    elif under_way == "restart":
+        supervisor.seats.append(Seat())
+    elif under_way == "solo":
+        supervisor.solos.append(Seat(solo=True, child=SimpleNamespace(ready=True)))
+    elif under_way == "drain":
+        supervisor.tree.drain = True
+    else:
+        supervisor.stopping = True
+
+    assert not supervisor.is_calm()
