@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from django.utils import timezone
 from ..leases import CLAIMED, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import ANY_QUEUE, Inserted, NewJob, Place, Storage, Watch, by_id, portions
+from .base import ANY_QUEUE, Inserted, NewJob, Place, Pulse, Storage, Watch, by_id, portions
 
 DATES = frozenset({"enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"})
 BOOLEANS = frozenset({"suspect", "cancel_requested"})
@@ -68,6 +69,11 @@ FROM (
 ) AS v
 WHERE id = v.job_id AND lease_token = v.token AND leased_by = v.worker_id AND lease_expires_at IS NOT NULL
 RETURNING id
+"""
+
+PULSE = """
+SELECT (SELECT run_after FROM jobs_job WHERE state = 'scheduled' ORDER BY run_after, id LIMIT 1),
+    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < :now)
 """
 
 
@@ -139,6 +145,22 @@ class SQLiteStorage(Storage):
         with self.atomic():
             return {row[0] for row in self.execute(COMPLETE, {"rows": json.dumps(rows)}).fetchall()}
 
+    def pulse(self, limit: int = 1000) -> Pulse:
+        # In a transaction that may write, though it seldom does: who cannot write must not judge who could not.
+        with self.atomic():
+            moment = self.now()
+            due, expired = self.look(moment)
+            promoted = 0
+            if due and due <= moment:
+                promoted = self.promote(limit)
+                due, expired = self.look(moment)
+        return Pulse(promoted, expired, due - moment if due else None)
+
+    def look(self, moment: datetime) -> tuple[datetime | None, bool]:
+        """Return when the next scheduled job is due, and whether a lease has expired."""
+        due, expired = self.execute(PULSE, {"now": stored(moment)}).fetchone()
+        return loaded(due), bool(expired)
+
     def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
         """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""
         connection = self.connection
@@ -156,27 +178,31 @@ class DataVersion(Watch):
     It has to ask, and asks less often when nothing has been written for a while.
     """
 
-    interval_seconds, rested_seconds = 0.01, 0.025
+    interval_seconds, rested_seconds = 0.01, 0.05
     rest_after_seconds = 5.0
+    # A worker that only shows its presence commits once or twice in a while; a job that comes and goes, more often.
+    changes_of_a_job = 3
 
     def __init__(self, storage: SQLiteStorage) -> None:
         self.connection = storage.connection
         self.connection.ensure_connection()
+        self.cursor = self.connection.connection.cursor()
         self.seen = self.version()
-        self.changed_at = time.monotonic()
+        self.changes = deque([time.monotonic()] * self.changes_of_a_job, self.changes_of_a_job)
 
     def version(self) -> int:
         # On the driver's own connection: asked a hundred times a second, Django's layers would be most of the cost.
-        return self.connection.connection.execute("PRAGMA data_version").fetchone()[0]  # type: ignore[no-any-return]
+        return self.cursor.execute("PRAGMA data_version").fetchone()[0]  # type: ignore[no-any-return]
 
     def wait(self, seconds: float) -> set[str]:
         until = time.monotonic() + seconds
         with self.connection.wrap_database_errors:
             while (now := time.monotonic()) < until:
-                rests = now - self.changed_at > self.rest_after_seconds
+                rests = now - self.changes[0] > self.rest_after_seconds
                 time.sleep(min(self.rested_seconds if rests else self.interval_seconds, until - now))
                 if (version := self.version()) != self.seen:
-                    self.seen, self.changed_at = version, time.monotonic()
+                    self.seen = version
+                    self.changes.append(time.monotonic())
                     return {ANY_QUEUE}
         return set()
 

@@ -24,7 +24,7 @@ from jobs.outcomes import (
     Success,
 )
 from jobs.states import Reason, RecordState, State
-from jobs.storage import Claim, NewJob, Place, Storage, storage
+from jobs.storage import ANY_QUEUE, Claim, NewJob, Place, Storage, storage
 from jobs.storage.base import portions
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
@@ -765,6 +765,43 @@ def test_expired_lease_that_nobody_reaped_may_still_be_renewed(store):
 
     with store.atomic():
         assert store.expired(10) == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("commits", "seconds"), [(2, 0.05), (3, 0.01)])
+def test_a_watch_of_a_file_asks_seldom_unless_jobs_come_and_go(vendor, monkeypatch, commits, seconds):
+    if vendor != "sqlite":
+        pytest.skip("only SQLite has to ask")
+    clock = Clock(1000.0)
+    monkeypatch.setattr("jobs.storage.sqlite.time", clock)
+    watch = storage().watch()
+    try:
+        clock.now += 60
+        for _ in range(commits):
+            watch.seen -= 1
+            assert watch.wait(1) == {ANY_QUEUE}
+        clock.slept.clear()
+
+        assert watch.wait(1) == set()
+    finally:
+        watch.close()
+
+    assert clock.slept[0] == pytest.approx(seconds)
+    assert sum(clock.slept) == pytest.approx(1)
+
+
+class Clock:
+    """A time that passes only when somebody sleeps."""
+
+    def __init__(self, now: float):
+        self.now, self.slept = now, []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
 
 
 @pytest.mark.django_db(transaction=True)
