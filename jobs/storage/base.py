@@ -387,6 +387,12 @@ class Storage:
         Transaction: joins the caller's, and ends with it.
         """
 
+    def limit_statements(self, seconds: float) -> None:
+        """Have the server end, on this connection, statements and idle transactions that last so long.
+
+        Not where people set such limits themselves, nor through a pooler, which would hand them on to others.
+        """
+
     # Take back. The caller decides the outcome and settles in the same transaction.
 
     def expired(self, limit: int) -> list[Lease]:

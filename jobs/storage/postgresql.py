@@ -79,6 +79,13 @@ CHUNK = 10_000  # payloads in one statement
 # For this transaction only, be it one around a pipeline: what a session is told, a pooler would tell others too.
 LIMIT_LOCK_WAITS = "SELECT set_config('lock_timeout', '200ms', TRUE)"
 
+# A pooler gives its clients numbers of its own, not those of the servers' processes.
+LIMIT_STATEMENTS = """
+SELECT set_config(name, %(milliseconds)s, FALSE)
+FROM unnest(ARRAY['statement_timeout', 'idle_in_transaction_session_timeout']) AS name
+WHERE pg_backend_pid() = %(known_as)s AND current_setting(name) = '0'
+"""
+
 TELL = f", pg_notify('{CHANNEL}', queue_name)"
 
 
@@ -287,6 +294,11 @@ class PostgresStorage(Storage):
     def limit_lock_waits(self) -> None:
         with self.binding_cursor() as cursor:
             cursor.execute(LIMIT_LOCK_WAITS)
+
+    def limit_statements(self, seconds: float) -> None:
+        known_as = self.connection.connection.info.backend_pid
+        with self.binding_cursor() as cursor:
+            cursor.execute(LIMIT_STATEMENTS, {"milliseconds": str(int(seconds * 1000)), "known_as": known_as})
 
     def send_claim(self, connection: Any, worker_id: str, claim: Claim, lease: timedelta) -> "SentClaim":
         arguments: dict[str, Any] = {

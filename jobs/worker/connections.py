@@ -11,6 +11,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 
 from ..storage import storage
+from .patience import tell_server
 
 log = logging.getLogger("jobs")
 
@@ -26,6 +27,7 @@ TCP = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "
 
 def limit_waits(lease_seconds: float) -> None:
     """Let no attempt to connect to a PostgreSQL last longer than a sixth of a lease, and none wait for a dead peer."""
+    connection_created.connect(tell_server, dispatch_uid="jobs.worker.patience")
     longest = max(SHORTEST_CONNECT_SECONDS, int(lease_seconds / 6))
     connection = storage().connection
     if connection.vendor == "postgresql":

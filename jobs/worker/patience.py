@@ -1,7 +1,7 @@
 """Ends a wait for the database that lasts too long: a connection may fall silent and never end.
 
-Not by `statement_timeout` alone: a server that has vanished enforces nothing, and behind a pooler a session's settings
-would reach other people's statements.
+The server is told the same limits, for the day on which it is this host that vanishes. Not those alone: a server that
+has vanished enforces nothing, and behind a pooler a session's settings would reach other people's statements.
 """
 
 import logging
@@ -15,10 +15,27 @@ from typing import Any
 
 from django.db import connections
 
+from ..storage import storage
+
 log = logging.getLogger("jobs")
 
 NEVER = float("inf")
 CANCEL_SECONDS = 2.0
+
+
+class Own(threading.local):
+    """Whose connection it is that this thread opens, if it is a loop's: the loop's patience."""
+
+    seconds: float | None = None
+
+
+own = Own()
+
+
+def tell_server(connection: Any, **kwargs: Any) -> None:
+    """Tell the server of a loop's new connection how long that loop would wait. For `connection_created`."""
+    if own.seconds is not None and connection.alias == storage().alias:
+        storage().limit_statements(own.seconds)
 
 
 class Patience:
@@ -40,9 +57,11 @@ class Patience:
         """Surround what asks the database, all of which may take so long."""
         self.connection = connections[alias]
         self.again()
+        own.seconds = self.seconds
         try:
             yield
         finally:
+            own.seconds = None
             with self.lock:
                 self.began_at = NEVER
 

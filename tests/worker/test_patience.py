@@ -125,6 +125,67 @@ def test_a_wait_for_a_lock_leaves_no_backend_behind_that_waits_on(vendor, eventu
     assert len(done) == 1
 
 
+LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
+
+
+@pytest.fixture
+def limits_in(vendor):
+    """Return the limits that a server was told of the connection which `act` opens."""
+    if vendor != "postgresql":
+        pytest.skip("SQLite has no server")
+    limit_waits(60.0)
+
+    def limits(act) -> list[str]:
+        found = []
+
+        def look():
+            act()
+            with connection.cursor() as cursor:
+                for name in LIMITS:
+                    cursor.execute(f"SHOW {name}")
+                    found.extend(cursor.fetchone())
+            connection.close()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return found
+
+    return limits
+
+
+def connect_as_a_loop():
+    with Patience("engine", 7.0).waiting("default"):
+        connection.ensure_connection()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_server_knows_how_long_a_loop_waits_for_it(limits_in):
+    assert limits_in(connect_as_a_loop) == ["7s", "7s"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_s_own_connection_is_not_limited(limits_in):
+    connect_as_a_loop()
+    assert limits_in(connection.ensure_connection) == ["0", "0"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_limits_that_people_have_set_themselves_are_kept(limits_in, monkeypatch):
+    options = connection.settings_dict["OPTIONS"] | {"options": "-c statement_timeout=9s"}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+
+    assert limits_in(connect_as_a_loop) == ["9s", "7s"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pooler_s_sessions_are_left_alone(limits_in, monkeypatch):
+    known_as = property(lambda info: 1)
+    monkeypatch.setattr("psycopg.ConnectionInfo.backend_pid", known_as)
+
+    assert limits_in(connect_as_a_loop) == ["0", "0"]
+
+
 @pytest.mark.django_db
 def test_hanging_up_where_there_is_no_connection_is_no_error():
     hang_up(connections["default"].copy())
