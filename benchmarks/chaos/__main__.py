@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from ..processes import ROOT
 from .faults import Harm
-from .judge import Judge, Verdict, recovery_after_kills, recovery_after_outages
+from .judge import Judge, Verdict, recovery_after_kills, recovery_after_outages, runs_that_went_on
 from .report import table
 from .scenarios import ALL, BOTH, Scenario
 from .server import Server, running_server
@@ -26,7 +27,8 @@ LOOK_SECONDS = 0.25
 MODEL_TEST = "tests/storage/test_model.py"
 MIX, MODEL = "mix", "model"
 MODEL_EXAMPLES = 300  # random histories of forty steps
-MIXED_SECONDS = 12.0  # of each fault in the mix
+MIXED_SECONDS = 12.0  # of each fault in the mix, at least
+FAILURES, LOOPS = "failures logged", ("database", "heartbeat", "housekeeping")
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,7 +72,8 @@ def act(scenario: Scenario, world: World, seconds: float, verdict: Verdict) -> N
     before, first = world.footprint(), time.monotonic()
     fault = scenario.fault(world)
     try:
-        while (left := first + seconds - time.monotonic()) > 0:
+        until = first + max(seconds, scenario.least_seconds)
+        while (left := until - time.monotonic()) > 0:
             world.pass_time(min(left, next(fault)))
     finally:
         fault.close()
@@ -80,17 +83,31 @@ def act(scenario: Scenario, world: World, seconds: float, verdict: Verdict) -> N
     world.stop_feeding()
     wait_for_quiet(world, scenario.quiet_seconds)
     verdict.leak = before.has_grown_to(world.footprint())
+    verdict.broken += world.dismiss_trees()
+    world.ledger.catch_up()
     rate = world.ledger.rate
     # The feeder itself takes a second to start.
     verdict.rates = rate(began + 2, first), rate(first, last), rate(last + 2, stopped)
+    verdict.broken += has_stopped_feeding(world, first, last, stopped)
     hit, verdict.recovery = recovery_after_kills(world)
+    verdict.back = recovery_after_outages(world, verdict.rates[0], stopped)
+    if verdict.back == float("inf"):
+        verdict.broken.append("the rate of before did not come back")
     verdict.bites = {"runs hit": hit} if world.record.kills else {}
     verdict.bites |= world.record.bites
-    if world.record.restored:
-        failures = world.said().count(" failed ")
-        verdict.bites["failures logged"] = failures
-        verdict.recovery = recovery_after_outages(world, verdict.rates[0])
-    Judge(world, verdict, world.vendor in scenario.may_wait).judge()
+    if world.record.thaws:
+        verdict.bites["runs that went on"] = runs_that_went_on(world)
+    if world.record.restored or scenario.proof == FAILURES:
+        verdict.bites[FAILURES] = sum(world.said().count(f"{loop} failed") for loop in LOOPS)
+    if scenario.proof:
+        verdict.bites = {scenario.proof: verdict.bites.get(scenario.proof, 0)}
+    Judge(world, verdict, world.vendor in scenario.may_wait, scenario.loses).judge()
+
+
+def has_stopped_feeding(world: World, first: float, last: float, stopped: float) -> list[str]:
+    """Say whether after the fault jobs were not fed as before it."""
+    before, after = world.ledger.fed(first - BEFORE_SECONDS + 2, first), world.ledger.fed(last + 2, stopped)
+    return [f"{before:.0f} jobs/s were fed before the fault, and {after:.0f} after it"] if after < before / 2 else []
 
 
 def prepare(scenario: Scenario, world: World) -> None:
@@ -122,13 +139,14 @@ OPEN = {
 
 def run_model(vendor: str, seed: int, server: Server | None) -> Verdict:
     """Run the model of storage and lifecycle for long: `make test` runs it shortly."""
-    verdict = Verdict(MODEL, vendor, seed, bites={"histories": MODEL_EXAMPLES})
+    verdict = Verdict(MODEL, vendor, seed)
     url = {"DATABASE_URL": server.url("postgres")} if server else {}
     environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}", MODEL_TEST]
     done = subprocess.run(
         command, cwd=ROOT, env=environ | url | {"MODEL_EXAMPLES": str(MODEL_EXAMPLES)}, capture_output=True, text=True
     )
+    verdict.bites = {"histories": MODEL_EXAMPLES if re.search(r"\b[1-9]\d* passed", done.stdout) else 0}
     if done.returncode:
         verdict.broken.append(f"the rows are not what the rules say: {done.stdout[-3000:]}")
     return verdict
@@ -142,7 +160,7 @@ def mixed(scenarios: Sequence[Scenario]) -> Scenario:
         chosen = [s for s in plain if world.vendor in s.vendors]
         order = itertools.chain.from_iterable(world.rng.sample(chosen, len(chosen)) for _ in itertools.count())
         for scenario in order:
-            until = time.monotonic() + MIXED_SECONDS
+            until = time.monotonic() + max(MIXED_SECONDS, scenario.least_seconds)
             inner = scenario.fault(world)
             try:
                 while (left := until - time.monotonic()) > 0:
@@ -160,13 +178,21 @@ def no_fault(world: World) -> Harm:
 MODEL_SCENARIO = Scenario(MODEL, "random histories of storage and lifecycle beside a model of them", no_fault)
 
 
+def leave(number: int, frame: object) -> None:
+    """End, once: another signal must not keep it from stopping what it has started."""
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
     # Whoever stops this stops the servers and workers that it has started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
     given = arguments()
     known = {scenario.name: scenario for scenario in [*ALL, MODEL_SCENARIO, mixed(ALL)]}
     if given.list:

@@ -24,6 +24,7 @@ DEATHS: dict[str, frozenset[str]] = {
 }
 MUST_DIE = frozenset(DEATHS) - {"charge"}
 KILLERS = frozenset({"exits", "segfaults", "allocates"})
+BAD = ("failed", "lost", "interrupted")
 SHOWN = 5
 
 
@@ -36,13 +37,14 @@ class Job:
     attempts: int
     crashes: int
     leased: bool
+    is_far: bool = False  # scheduled for later than anybody waits, though not for longer than a step of the clock
     outcomes: Counter[str] = field(default_factory=Counter)
     reason: str = ""
     message: str = ""
 
     @property
     def bad_runs(self) -> int:
-        return sum(self.outcomes.values())
+        return sum(self.outcomes[name] for name in BAD)
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Verdict:
     database: str
     seed: int
     fed: int = 0
+    unsure: int = 0
     finished: int = 0
     dead: int = 0
     waiting: int = 0
@@ -62,6 +65,7 @@ class Verdict:
     lost: int = 0
     stuck: int = 0
     recovery: float | None = None
+    back: float | None = None
     rates: tuple[float, float, float] = (0.0, 0.0, 0.0)
     bites: dict[str, int] = field(default_factory=dict)
     leak: str = ""
@@ -80,14 +84,21 @@ class Verdict:
         return asdict(self) | {"verdict": self.word}
 
 
+FAR = {
+    "postgresql": "run_after BETWEEN now() + interval '5 minutes' AND now() + interval '125 minutes'",
+    "sqlite": "run_after BETWEEN datetime('now', '+5 minutes') AND datetime('now', '+125 minutes')",
+}
+
+
 def jobs_of(world: World) -> list[Job]:
     number = {"postgresql": "(kwargs ->> 'n')::bigint", "sqlite": "json_extract(kwargs, '$.n')"}[world.vendor]
     rows = world.database.rows(
-        f"SELECT id, {number}, task_path, state, attempts, crashes, lease_expires_at IS NOT NULL FROM jobs_job"
+        f"SELECT id, {number}, task_path, state, attempts, crashes, lease_expires_at IS NOT NULL, "
+        f"COALESCE(state = 'scheduled' AND {FAR[world.vendor]}, FALSE) FROM jobs_job"
     )
     jobs = {
-        job_id: Job(job_id, n, path.rpartition(".")[2], state, attempts, crashes, bool(leased))
-        for job_id, n, path, state, attempts, crashes, leased in rows
+        job_id: Job(job_id, n, path.rpartition(".")[2], state, attempts, crashes, bool(leased), bool(is_far))
+        for job_id, n, path, state, attempts, crashes, leased, is_far in rows
     }
     for job_id, outcome in world.database.rows("SELECT job_id, outcome FROM jobs_attempt"):
         jobs[job_id].outcomes[outcome] += 1
@@ -99,11 +110,13 @@ def jobs_of(world: World) -> list[Job]:
 class Judge:
     """Collects what is wrong, each finding once, with the first few jobs that show it."""
 
-    def __init__(self, world: World, verdict: Verdict, may_wait: bool) -> None:
-        self.world, self.verdict, self.may_wait = world, verdict, may_wait
+    def __init__(self, world: World, verdict: Verdict, may_wait: bool, loses: bool = True) -> None:
+        self.world, self.verdict, self.may_wait, self.loses = world, verdict, may_wait, loses
         self.jobs = jobs_of(world)
         self.by_n = {job.n: job for job in self.jobs}
         self.outside = world.ledger.effects()
+        self.repeats = world.ledger.repeated_on_record()
+        self.runs = Counter(entry.n for entry in world.ledger.of(ledger.STARTED))
         self.rows = Counter(dict(world.database.rows("SELECT n, count(*) FROM chaos_effect GROUP BY n")))
         self.findings: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -127,11 +140,13 @@ class Judge:
         v = self.verdict
         states = Counter(job.state for job in self.jobs)
         v.fed, v.finished, v.dead = len(self.world.ledger.of(ledger.FED)), states["succeeded"], states["dead"]
+        v.unsure = len(self.world.ledger.of(ledger.UNSURE))
         v.waiting = states["scheduled"] + states["ready"]
         v.attempts = sum(job.attempts for job in self.jobs)
         v.raw_repeats = sum(max(0, self.outside[job.n] - 1) for job in self.jobs if job.kind in RAW | {"mail"})
         v.guarded_repeats = sum(max(0, self.rows[job.n] - 1) for job in self.jobs if job.kind in DATABASE_EFFECTS)
         v.guarded_repeats += sum(max(0, self.outside[job.n] - 1) for job in self.jobs if job.kind == "charge")
+        v.guarded_repeats += sum(self.repeats[job.n] for job in self.jobs if job.kind == "mail")
         v.stuck = states["running"]
 
     def check_that_none_is_lost(self) -> None:
@@ -139,18 +154,22 @@ class Judge:
             if entry.n not in self.by_n:
                 self.verdict.lost += 1
                 self.findings["a job that was enqueued is gone"].append(f"{entry.kind} {entry.n}")
-        for n in self.outside.keys() - self.by_n.keys():
+        for n in (self.outside.keys() | self.rows.keys()) - self.by_n.keys():
             self.findings["an effect of no job"].append(str(n))
 
     def check_end(self, job: Job) -> None:
         if job.state == "running" or job.leased:
             self.find("a job is stuck", job, job.state)
         elif job.state in ("scheduled", "ready"):
-            if not self.may_wait:
+            if not (self.may_wait and job.is_far):
                 self.find("a job still waits", job, job.state)
         elif job.state == "dead":
             if job.reason not in DEATHS.get(job.kind, ()):
                 self.find("a job died that should not, or of something else", job, f"{job.reason}: {job.message[:80]}")
+            elif job.reason == "uncertain" and self.runs[job.n] < 2:
+                self.find("a charge is in doubt, and nothing cut it off", job)
+        elif job.state != "succeeded":
+            self.find("a job ended in a way that nobody asked for", job, job.state)
         elif job.kind in MUST_DIE:
             self.find("a job should have died", job, job.state)
 
@@ -167,6 +186,10 @@ class Judge:
         # A run that ended badly may have had its effect; every other run must be on record.
         if job.kind in RAW | {"mail"} and outside > 1 + job.bad_runs:
             self.find(f"an effect happened {outside} times, and only {job.bad_runs} runs ended badly", job)
+        if job.kind in RAW and self.runs[job.n] > job.bad_runs + done:
+            self.find(f"a job ran {self.runs[job.n]} times, and only {job.bad_runs} runs ended badly", job, job.state)
+        if self.repeats[job.n]:
+            self.find(f"an effect on record was repeated {self.repeats[job.n]} times", job)
         if job.kind in RAW | {"mail"} and done and not outside:
             self.find("a job succeeded without its effect", job)
 
@@ -176,6 +199,8 @@ class Judge:
             self.find("attempts do not add up", job, f"{job.attempts} attempts, {raised} failed, {job.state}")
         if job.crashes > job.outcomes["lost"]:
             self.find("crashes do not add up", job, f"{job.crashes} crashes, {job.outcomes['lost']} lost")
+        if not self.loses and (job.outcomes["lost"] or job.outcomes["interrupted"]):
+            self.find("a run was lost or interrupted, and nothing had killed or cut it off", job)
         if job.crashes and self.verdict.scenario == "misbehaviour" and job.kind not in KILLERS:
             self.find("a bystander was charged with a crash", job)
 
@@ -191,15 +216,28 @@ def recovery_after_kills(world: World) -> tuple[int, float | None]:
     return hit, longest
 
 
-def recovery_after_outages(world: World, rate_before: float) -> float | None:
-    """Return the longest time from the end of an outage until jobs end at nine tenths of the rate before it."""
+def recovery_after_outages(world: World, rate_before: float, until: float) -> float | None:
+    """Return the longest time from the end of an outage until jobs end at nine tenths of the rate before it.
+
+    Infinite when that was not before the feed ended, at `until`.
+    """
     longest = None
-    last = max((entry.moment for entry in world.ledger.of(ledger.ENDED)), default=0.0)
     for moment in world.record.restored:
         seconds = 0.0
         while world.ledger.rate(moment + seconds, moment + seconds + 1.0) < 0.9 * rate_before:
             seconds += 0.1
-            if moment + seconds > last:
+            if moment + seconds + 1.0 > until:
+                seconds = float("inf")
                 break
         longest = max(longest or 0.0, seconds)
     return longest
+
+
+def runs_that_went_on(world: World) -> int:
+    """Return how many runs were heard of again after they had been frozen for longer than their lease."""
+    found = 0
+    for thaw in world.record.thaws:
+        if thaw.resumed_at - thaw.frozen_at > world.lease_seconds:
+            frozen = world.ledger.running(thaw.pids, thaw.frozen_at)
+            found += world.ledger.resumed(thaw.pids, frozen, thaw.resumed_at)
+    return found

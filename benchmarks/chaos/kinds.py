@@ -2,7 +2,8 @@
 
 STEADY = ("raw", "transactional", "recorded", "charge", "mail", "flaky", "araw")
 MISBEHAVING = (
-    *("exits", "segfaults", "allocates", "loops", "swallows", "leaks", "leaves_open", "closes"),
+    *("exits", "segfaults", "allocates", "loops", "swallows"),
     *("leaves", "interrupts", "unprintable", "speechless"),
 )
+UNTIDY = ("leaks", "leaves_open", "closes")
 LONG_SECONDS = 4.0  # that a `long` job takes

@@ -14,7 +14,11 @@ from typing import NamedTuple
 VARIABLE = "CHAOS_LEDGER"
 
 STARTED, EFFECT, ENDED, RAISED = "started", "effect", "ended", "raised"  # of a job's run
+RECORDED = "recorded"  # of a guarded effect: its record is committed
+WALL = "wall"  # the wall clock as a run sees it, in place of a number
 FED, UNSURE = "fed", "unsure"  # of the feeder: it knows, or does not know, that a job was enqueued
+
+MARK = "mark"  # of the harness: all that was sent before has arrived
 
 
 class Entry(NamedTuple):
@@ -50,6 +54,14 @@ class Ledger:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
             end.sendto(b"", str(self.path))
 
+    def catch_up(self) -> None:
+        """Wait until all that has been sent so far is here."""
+        before = len(self.of(MARK))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(f"{time.monotonic():.6f} {MARK} 0 - {os.getpid()}".encode(), str(self.path))
+        while len(self.of(MARK)) == before:
+            time.sleep(0.01)
+
     def of(self, event: str) -> list[Entry]:
         return [entry for entry in self.entries.copy() if entry.event == event]
 
@@ -67,11 +79,34 @@ class Ledger:
                     open_runs.pop(entry.n, None)
         return set(open_runs)
 
+    def resumed(self, pids: set[int], jobs: set[int], moment: float) -> int:
+        """Return how many of these jobs' runs in these processes were heard of after a moment."""
+        later = [entry for entry in self.entries.copy() if entry.moment > moment]
+        return len({entry.n for entry in later if entry.pid in pids and entry.n in jobs})
+
+    def repeated_on_record(self) -> Counter[int]:
+        """Return the effects of runs that started when the effect was on record already, by job."""
+        started: dict[tuple[int, int], float] = {}
+        recorded: dict[int, float] = {}
+        repeats: Counter[int] = Counter()
+        for entry in sorted(self.entries.copy()):
+            if entry.event == STARTED:
+                started[entry.pid, entry.n] = entry.moment
+            elif entry.event == RECORDED:
+                recorded.setdefault(entry.n, entry.moment)
+            elif entry.event == EFFECT and started.get((entry.pid, entry.n), 0.0) > recorded.get(entry.n, float("inf")):
+                repeats[entry.n] += 1
+        return repeats
+
     def starts(self) -> dict[int, list[float]]:
         found: defaultdict[int, list[float]] = defaultdict(list)
         for entry in self.of(STARTED):
             found[entry.n].append(entry.moment)
         return found
+
+    def fed(self, begin: float, end: float) -> float:
+        """Return how many jobs a second were enqueued between two moments."""
+        return sum(begin <= entry.moment < end for entry in self.of(FED)) / (end - begin) if end > begin else 0.0
 
     def rate(self, begin: float, end: float) -> float:
         """Return how many jobs a second ended between two moments."""
@@ -88,6 +123,8 @@ def note(event: str, n: int, kind: str) -> None:
     """Tell the harness. What was told is kept, even if this process dies in the next instant."""
     global _socket
     if _socket is None:
-        _socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        _socket.connect(os.environ[VARIABLE])
+        # Another thread must not find it half made.
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        connected.connect(os.environ[VARIABLE])
+        _socket = connected
     _socket.send(f"{time.monotonic():.6f} {event} {n} {kind} {os.getpid()}".encode())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 # The end of every reply after which no transaction is open: what was sent before has been committed.
 READY_AND_IDLE = b"Z\x00\x00\x00\x05I"
+WRITTEN = (b"UPDATE ", b"INSERT ", b"COMMIT")  # the tags of what was
 
 
 class Proxy:
@@ -66,7 +67,7 @@ class Proxy:
                     self.hears_again.wait()
                     end(link.server)
                     return
-                is_end = is_reply and chunk.endswith(READY_AND_IDLE)
+                is_end = is_reply and chunk.endswith(READY_AND_IDLE) and any(tag in chunk for tag in WRITTEN)
                 if is_end and self.cut_share and self.rng.random() < self.cut_share:
                     self.cuts += 1
                     break

@@ -1,14 +1,15 @@
 """One table of what came of all scenarios, in Markdown: a row for each on each database, its seeds together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from statistics import fmean
 
 from .judge import Verdict
 
 HEAD = (
-    *("scenario", "database", "seeds", "verdict", "bites", "fed", "finished", "dead", "attempts"),
-    *("raw repeats", "guarded repeats", "lost", "stuck", "longest recovery, s", "jobs/s before, during, after"),
+    *("scenario", "database", "seeds", "verdict", "bites", "fed", "unsure", "finished", "dead", "waiting", "attempts"),
+    *("raw repeats", "guarded repeats", "lost", "stuck", "killed: runs again, s", "outage: rate back, s"),
+    "jobs/s before, during, after",
 )
 WORDS = ("ERROR", "BROKEN", "VACUOUS", "held")  # the worst first
 
@@ -25,7 +26,6 @@ def table(verdicts: Sequence[Verdict]) -> str:
 def cells(seeds: Sequence[Verdict]) -> tuple[str, ...]:
     """Return what all seeds of a scenario came to: sums, the longest recovery, the mean rates, the worst word."""
     first = seeds[0]
-    recoveries = [v.recovery for v in seeds if v.recovery is not None]
     numbers = [
         sum(sum(v.bites.values()) for v in seeds),
         *(sum(getattr(v, name) for v in seeds) for name in SUMMED),
@@ -36,9 +36,15 @@ def cells(seeds: Sequence[Verdict]) -> tuple[str, ...]:
         ", ".join(str(v.seed) for v in seeds),
         min((v.word for v in seeds), key=WORDS.index),
         *map(str, numbers),
-        f"{max(recoveries):.1f}" if recoveries else "-",
+        longest(v.recovery for v in seeds),
+        longest(v.back for v in seeds),
         ", ".join(f"{fmean(v.rates[part] for v in seeds):.0f}" for part in range(3)),
     )
 
 
-SUMMED = ("fed", "finished", "dead", "attempts", "raw_repeats", "guarded_repeats", "lost", "stuck")
+def longest(seconds: Iterable[float | None]) -> str:
+    known = [s for s in seconds if s is not None]
+    return f"{max(known):.1f}" if known else "-"
+
+
+SUMMED = ("fed", "unsure", "finished", "dead", "waiting", "attempts", "raw_repeats", "guarded_repeats", "lost", "stuck")

@@ -16,7 +16,7 @@ from jobs import once, task
 from jobs.retries import exponential
 
 from .kinds import LONG_SECONDS
-from .ledger import EFFECT, ENDED, RAISED, STARTED, note
+from .ledger import EFFECT, ENDED, RAISED, RECORDED, STARTED, WALL, note
 
 # Faults last for a while: a job that they hit again and again must not run out of its budgets.
 PATIENT: dict[str, Any] = {
@@ -39,6 +39,8 @@ def some_work() -> None:
 @contextmanager
 def told(n: int, kind: str) -> Iterator[None]:
     note(STARTED, n, kind)
+    if "CHAOS_CLOCK" in os.environ:
+        note(WALL, int(time.time()), kind)
     try:
         yield
     except BaseException:
@@ -118,12 +120,17 @@ def recorded(n: int) -> None:
 def charge(n: int) -> None:
     with told(n, "charge"):
         once(f"charge:{n}", lambda: tell_effect(n, "charge"), on_uncertain="dead")
+        note(RECORDED, n, "charge")
 
 
-@task(**PATIENT)
-def mail(n: int) -> None:
+@task(takes_context=True, **PATIENT)
+def mail(context: Any, n: int) -> None:
+    """Every other one fails at first, when its mail is sent and on record: it must not be sent again."""
     with told(n, "mail"):
         once(f"mail:{n}", lambda: tell_effect(n, "mail"), on_uncertain="retry")
+        note(RECORDED, n, "mail")
+        if context.attempt == 1 and n % 2:
+            raise ConnectionError("something else went wrong")
 
 
 # Misbehaviour
@@ -168,14 +175,14 @@ def swallows(n: int) -> None:
             time.sleep(0.01)
 
 
-@task(**TROUBLE)
+@task(**PATIENT)
 def leaks(n: int) -> None:
     """Open a connection and forget it."""
     with told(n, "leaks"):
         connections["default"].copy().ensure_connection()
 
 
-@task(**TROUBLE)
+@task(**PATIENT)
 def leaves_open(n: int) -> None:
     """Leave a transaction open, with a row in it."""
     with told(n, "leaves_open"):
@@ -183,7 +190,7 @@ def leaves_open(n: int) -> None:
         write_row(n)
 
 
-@task(**TROUBLE)
+@task(**PATIENT)
 def closes(n: int) -> None:
     with told(n, "closes"):
         connection.ensure_connection()

@@ -23,9 +23,10 @@ MOST_CONNECTIONS = 2 * (1 + 2 * (3 + 4 + 1 + 1))
 
 
 class Footprint(NamedTuple):
-    """What workers take: the largest of each process, and all their connections. Units: MiB."""
+    """What workers take: the most of any process, memory of the median one, all their connections. Units: MiB."""
 
     threads: int
+    descriptors: int
     mib: float
     connections: int
 
@@ -33,6 +34,8 @@ class Footprint(NamedTuple):
         """Say what has grown beyond what a busy moment explains, or nothing."""
         if later.threads > self.threads + 3:
             return f"from {self.threads} to {later.threads} threads in a process"
+        if later.descriptors > self.descriptors + 6:
+            return f"from {self.descriptors} to {later.descriptors} open files in a process"
         if later.mib > 1.25 * self.mib + 10:
             return f"from {self.mib:.0f} to {later.mib:.0f} MiB in a process"
         if later.connections > max(MOST_CONNECTIONS, self.connections):
@@ -45,6 +48,7 @@ class Tree:
 
     def __init__(self, arguments: tuple[str, ...], environ: dict[str, str], log: Path, is_humble: bool) -> None:
         self.log, self.started_at = log, time.monotonic()
+        self.was_told = False  # to end, or killed
         self.is_old = environ.get("CHAOS_CODE") == "old"
         with open(log, "ab") as output:
             self.supervisor = subprocess.Popen(
@@ -84,8 +88,8 @@ class Tree:
             return False
 
     def send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        self.was_told = True
+        self.supervisor.send_signal(number)
 
     def kill(self) -> set[int]:
         """Kill everybody, the supervisor first, so that it replaces nobody; return the pids of the workers."""

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import TypeVar
 
 import psutil
 
@@ -21,7 +23,13 @@ from .proxy import Proxy
 from .server import Server
 from .trees import Footprint, Tree
 
+T = TypeVar("T")
+
 KEEP_SECONDS = 0.5  # after which an ended tree is started again, as an init system does
+BUSY_SECONDS = 20.0  # of every SQLite connection: config/databases.py
+DISMISSAL_SECONDS = 15.0  # beyond the grace
+REPLACED_SECONDS = 10.0  # by then somebody sits in an empty seat again
+SECOND_SIGNAL = 130  # how a supervisor ends that was told twice
 EFFECTS = "CREATE TABLE chaos_effect (n bigint NOT NULL)"
 
 
@@ -34,11 +42,21 @@ class Kill:
 
 
 @dataclass
+class Thaw:
+    """Processes that were frozen and let go on. Units: monotonic seconds."""
+
+    frozen_at: float
+    resumed_at: float
+    pids: set[int]
+
+
+@dataclass
 class Record:
     """What was done to the world, for those who judge it afterwards. Units: monotonic seconds."""
 
     kills: list[Kill] = field(default_factory=list)
     restored: list[float] = field(default_factory=list)  # when a database came back
+    thaws: list["Thaw"] = field(default_factory=list)
     bites: dict[str, int] = field(default_factory=dict)  # other evidence that a fault hit something
 
     def bit(self, what: str, times: int = 1) -> None:
@@ -50,7 +68,8 @@ class World:
 
     def __init__(self, vendor: str, directory: Path, seed: int, server: Server | None) -> None:
         self.vendor, self.directory, self.server = vendor, directory, server
-        self.rng = random.Random(seed)
+        self.rng = random.Random(seed)  # of the schedule, and of nothing that goes at its own pace
+        self.seed = seed
         self.record = Record()
         self.ledger = ledger.Ledger(directory / "ledger")
         self.proxy: Proxy | None = None
@@ -58,12 +77,12 @@ class World:
         self.environ: dict[str, str] = {}
         self.is_humble = False  # workers may not write what permissions forbid, even when root started them
         self.lease_seconds = self.grace_seconds = 0.0
-        self.busy_seconds = 20.0  # of every SQLite connection: config/databases.py
         self.clock_path: Path | None = None
         self.is_over = False
         self.trees: list[Tree] = []
         self.leaving: list[Tree] = []
         self.ended: list[Tree] = []
+        self.crashes: list[str] = []  # ends of trees that nobody had told to end
         self.feeder: subprocess.Popen[bytes] | None = None
         self.fed_from = 1
         self.database = self.make_database()
@@ -85,7 +104,7 @@ class World:
 
     def put_proxy_before_the_database(self) -> Proxy:
         assert self.server
-        self.proxy = Proxy(self.server.socket_path, self.rng)
+        self.proxy = Proxy(self.server.socket_path, random.Random(self.seed))
         self.url = f"postgres://postgres@127.0.0.1:{self.proxy.port}/{self.database.name}?sslmode=disable"
         return self.proxy
 
@@ -110,6 +129,8 @@ class World:
         """Start trees again that have ended, as an init system does, and note which deploys are through."""
         for tree in self.trees.copy():
             if tree.has_ended() and time.monotonic() - tree.started_at > KEEP_SECONDS:
+                if not tree.was_told:
+                    self.crashes.append(f"with {tree.supervisor.returncode}")
                 self.trees.remove(tree)
                 self.ended.append(tree)
                 self.start_tree()
@@ -118,6 +139,29 @@ class World:
                 self.leaving.remove(tree)
                 self.ended.append(tree)
 
+    def pick(self, things: Sequence[T]) -> T:
+        """Choose by the seed: one draw, however many there are to choose from."""
+        return things[int(self.rng.random() * len(things))]
+
+    def dismiss_trees(self) -> list[str]:
+        """Have all trees end, and say which did not, or not well: afterwards nothing has an effect any more."""
+        problems = [f"a tree ended by itself {how}" for how in self.crashes]
+        for tree in self.trees:
+            tree.send(signal.SIGTERM)
+        until = time.monotonic() + self.grace_seconds + DISMISSAL_SECONDS
+        while time.monotonic() < until and not all(tree.has_ended() for tree in self.everybody()):
+            time.sleep(0.1)
+        for tree in self.everybody():
+            if not tree.has_ended():
+                problems.append("a tree that was told to end is still there")
+            elif tree.supervisor.returncode not in (0, SECOND_SIGNAL):
+                problems.append(f"a tree that was told to end did so with {tree.supervisor.returncode}")
+        if any(tree.processes() for tree in self.ended):
+            problems.append("a process outlives its supervisor")
+        for tree in [*self.everybody(), *self.ended]:
+            tree.kill()
+        return problems
+
     def everybody(self) -> list[Tree]:
         return [*self.trees, *self.leaving]
 
@@ -125,14 +169,22 @@ class World:
         return [process for tree in self.trees for process in tree.children()]
 
     def footprint(self) -> Footprint:
-        threads, sizes = [0], [0.0]
-        for process in self.workers():
-            with suppress(psutil.NoSuchProcess):
-                threads.append(process.num_threads())
-                sizes.append(process.memory_info().rss / (1 << 20))
+        threads: list[int] = []
+        descriptors: list[int] = []
+        sizes: list[float] = []
+        until = time.monotonic() + REPLACED_SECONDS
+        while not sizes:
+            for process in self.workers():
+                with suppress(psutil.NoSuchProcess):
+                    threads.append(process.num_threads())
+                    descriptors.append(process.num_fds())
+                    sizes.append(process.memory_info().rss / (1 << 20))
+            if time.monotonic() > until:
+                raise RuntimeError(f"there are no workers:\n{self.said()}")
+            self.pass_time(0.1)
         count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> %s"
         connections = int(self.database.value(count, OBSERVER)) if self.server else 0
-        return Footprint(max(threads), max(sizes), connections)
+        return Footprint(max(threads), max(descriptors), median(sizes), connections)
 
     def said(self) -> str:
         """Return all that worker trees have logged."""
@@ -170,7 +222,9 @@ class World:
     def stop_feeding(self) -> None:
         if self.feeder:
             self.feeder.communicate(timeout=60)
-            self.feeder = None
+            code, self.feeder = self.feeder.returncode, None
+            if code:
+                raise RuntimeError(f"the feeder ended with {code}")
 
     # End
 
@@ -180,7 +234,7 @@ class World:
         if self.feeder:
             self.feeder.kill()
             self.feeder.wait()
-        for tree in self.everybody():
+        for tree in [*self.everybody(), *self.ended]:
             for process in tree.processes():
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGCONT)

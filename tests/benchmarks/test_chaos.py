@@ -1,17 +1,20 @@
 """The judge of the fault harness: each way in which the promise can be broken is seen, and nothing else is."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
-from benchmarks.chaos.judge import Judge, Verdict, recovery_after_kills
-from benchmarks.chaos.ledger import EFFECT, ENDED, FED, STARTED, Entry, Ledger
+from benchmarks.chaos import ledger
+from benchmarks.chaos.judge import Judge, Verdict, recovery_after_kills, recovery_after_outages, runs_that_went_on
+from benchmarks.chaos.ledger import EFFECT, ENDED, FED, RECORDED, STARTED, VARIABLE, Entry, Ledger, note
 from benchmarks.chaos.report import table
 from benchmarks.chaos.scenarios import ALL, BOTH
 from benchmarks.chaos.trees import Footprint
-from benchmarks.chaos.world import Kill, Record
+from benchmarks.chaos.world import Kill, Record, Thaw
 from jobs.models import Attempt, Job
 from tests.admin.rows import a_dead_letter, a_job
 
@@ -31,9 +34,9 @@ class Rows:
 def world(tmp_path, vendor) -> Any:
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE chaos_effect (n bigint NOT NULL)")
-    ledger = Ledger(tmp_path / "ledger")
-    yield SimpleNamespace(vendor=vendor, database=Rows(), ledger=ledger, record=Record())
-    ledger.close()
+    received = Ledger(tmp_path / "ledger")
+    yield SimpleNamespace(vendor=vendor, database=Rows(), ledger=received, record=Record())
+    received.close()
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE chaos_effect")
 
@@ -62,7 +65,7 @@ def a_bad_run(job: Job, outcome: str) -> None:
 
 def findings(world, **more) -> list[str]:
     verdict = Verdict(more.pop("scenario", "some"), world.vendor, 1, bites={"runs hit": 1})
-    Judge(world, verdict, more.pop("may_wait", False)).judge()
+    Judge(world, verdict, more.pop("may_wait", False), more.pop("loses", True)).judge()
     assert (verdict.word == "held") == (not verdict.broken)
     return verdict.broken
 
@@ -119,6 +122,103 @@ def test_each_way_to_break_the_promise_is_found(world, fields, finding):
     assert found.startswith(finding)
 
 
+def test_a_job_that_ended_in_no_way_a_job_may_end_is_found(world):
+    job(world, 1, state="cancelled", effects=0)
+
+    assert findings(world)[0].startswith("a job ended in a way that nobody asked for")
+
+
+def test_a_row_of_a_job_that_is_gone_is_found(world):
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO chaos_effect (n) VALUES (9)")
+
+    assert findings(world) == ["an effect of no job: 9"]
+
+
+def test_a_run_that_no_attempt_explains_is_found_though_it_had_no_effect(world):
+    hit = job(world, 1)
+    a_bad_run(hit, "lost")
+    for _ in range(2):
+        told(world, STARTED, 1)
+    assert findings(world) == []
+
+    told(world, STARTED, 1)
+
+    assert findings(world)[0].startswith("a job ran 3 times, and only 1 runs ended badly")
+
+
+@pytest.mark.parametrize(("restarted_at", "found"), [(0.5, 0), (2.0, 1)])
+def test_only_a_run_that_began_when_the_mail_was_on_record_may_not_send_it_again(world, restarted_at, found):
+    hit = job(world, 1, "mail", effects=0)
+    a_bad_run(hit, "lost")
+    told(world, STARTED, 1, "mail", moment=0.0)
+    told(world, STARTED, 1, "mail", moment=restarted_at, pid=8)
+    told(world, EFFECT, 1, "mail", moment=0.8)
+    told(world, RECORDED, 1, "mail", moment=1.0)
+    told(world, EFFECT, 1, "mail", moment=2.5, pid=8)
+
+    assert len(findings(world)) == found
+
+
+def test_a_charge_in_doubt_that_only_one_run_ever_touched_is_found(world):
+    letter = a_dead_letter(reason="uncertain")
+    Job.objects.filter(pk=letter.job_id).update(task_path="benchmarks.chaos.tasks.charge", kwargs={"n": 1}, attempts=0)
+    told(world, STARTED, 1, "charge")
+
+    assert any("a charge is in doubt" in found for found in findings(world))
+    told(world, STARTED, 1, "charge")
+    assert not any("a charge is in doubt" in found for found in findings(world))
+
+
+def test_a_run_that_was_lost_where_nothing_could_lose_it_is_found(world):
+    a_bad_run(job(world, 1), "lost")
+
+    assert findings(world) == []
+    assert findings(world, loses=False)[0].startswith("a run was lost or interrupted")
+
+
+def test_a_job_may_wait_only_where_the_clock_can_have_put_it(world):
+    job(world, 1, state="scheduled", effects=0, run_after=timezone.now() + timedelta(hours=1))
+    assert findings(world, may_wait=True) == []
+
+    job(world, 2, state="ready", effects=0)
+
+    assert findings(world, may_wait=True)[0].startswith("a job still waits: job")
+
+
+def test_a_rate_that_does_not_come_back_is_told(world):
+    for n in range(100):
+        told(world, ENDED, n, moment=n / 10)
+    world.record.restored.append(12.0)
+
+    assert recovery_after_outages(world, 10.0, until=20.0) == float("inf")
+    assert recovery_after_outages(world, 0.0, until=20.0) == 0.0
+
+
+def test_runs_that_were_frozen_count_when_they_are_heard_of_again(world):
+    world.lease_seconds = 6.0
+    for n in (1, 2):
+        told(world, STARTED, n, moment=1.0)
+    world.record.thaws = [Thaw(2.0, 13.0, {7})]
+    told(world, EFFECT, 1, moment=13.5)
+
+    assert runs_that_went_on(world) == 1
+    world.record.thaws = [Thaw(2.0, 5.0, {7})]
+    assert runs_that_went_on(world) == 0
+
+
+def test_the_ledger_catches_up_with_all_that_was_sent(world, monkeypatch):
+    monkeypatch.setattr(ledger, "_socket", None)
+    monkeypatch.setenv(VARIABLE, str(world.ledger.path))
+    for n in range(500):
+        note(EFFECT, n, "raw")
+
+    world.ledger.catch_up()
+    ledger._socket.close()
+
+    assert len(world.ledger.of(EFFECT)) == 500
+
+
 def test_a_death_of_the_wrong_cause_is_found(world):
     letter = a_dead_letter(reason="worker_lost")
     Job.objects.filter(pk=letter.job_id).update(task_path="benchmarks.chaos.tasks.raw", kwargs={"n": 1}, attempts=0)
@@ -157,15 +257,16 @@ def test_recovery_counts_from_the_kill_to_the_next_start_of_what_ran(world):
 @pytest.mark.parametrize(
     ("later", "said"),
     [
-        (Footprint(15, 60, 20), ""),
-        (Footprint(30, 60, 20), "threads"),
-        (Footprint(15, 120, 20), "MiB"),
-        (Footprint(15, 60, 60), "connections"),
+        (Footprint(15, 30, 60, 20), ""),
+        (Footprint(30, 30, 60, 20), "threads"),
+        (Footprint(15, 30, 120, 20), "MiB"),
+        (Footprint(15, 40, 60, 20), "open files"),
+        (Footprint(15, 30, 60, 60), "connections"),
     ],
 )
 def test_what_grows_is_a_leak(later, said):
-    assert said in Footprint(14, 58, 18).has_grown_to(later)
-    assert bool(Footprint(14, 58, 18).has_grown_to(later)) == bool(said)
+    assert said in Footprint(14, 28, 58, 18).has_grown_to(later)
+    assert bool(Footprint(14, 28, 58, 18).has_grown_to(later)) == bool(said)
 
 
 def test_names_of_scenarios_are_all_different_and_each_is_for_some_database():
@@ -183,7 +284,8 @@ def test_the_table_adds_seeds_up_and_shows_the_worst_of_them():
     head, _, first, second = table(seeds).splitlines()
 
     assert [cell.strip() for cell in first.strip("|").split("|")] == [
-        *("kill-child", "sqlite", "1, 2", "BROKEN", "2", "21", "0", "0", "0", "0", "0", "1", "0", "0.7", "15, 5, 10"),
+        *("kill-child", "sqlite", "1, 2", "BROKEN", "2", "21", "0", "0", "0", "0", "0", "0", "0", "1", "0"),
+        *("0.7", "-", "15, 5, 10"),
     ]
     assert len({len(line) for line in (head, first, second)}) == 1
     assert "| held " in second

@@ -34,7 +34,7 @@ def outage(world: World) -> Harm:
 def terminate(world: World) -> Harm:
     assert world.server
     while True:
-        world.record.bit("connections terminated", world.server.terminate_clients(world.database.name))
+        world.server.terminate_clients(world.database.name)
         yield 0.5
 
 
@@ -69,10 +69,11 @@ def read_only(world: World) -> Harm:
     name = world.database.name
     while True:
         world.server.run(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-        world.record.bit("connections terminated", world.server.terminate_clients(name))
+        world.server.terminate_clients(name)
         try:
             yield 6.0
         finally:
+            world.record.bites["writes refused"] = world.said().count("in a read-only transaction")
             world.server.run(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
             world.server.terminate_clients(name)
             restored(world)
@@ -90,6 +91,7 @@ def deafen(world: World) -> Harm:
             yield world.lease_seconds * 1.5
         finally:
             proxy.hear()
+            world.record.bites["connections given up"] = world.said().count("connection given up")
             world.record.bit("messages swallowed", proxy.held_back - before)
             world.record.restored.append(time.monotonic())
         yield 12.0
@@ -127,9 +129,20 @@ def hold_transaction(world: World) -> Harm:
     with psycopg.connect(world.direct_url, application_name="benchmarks") as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         connection.execute("SELECT count(*) FROM jobs_job")
-        world.record.bit("transactions held open")
-        while True:
-            yield 1.0
+        try:
+            while True:
+                yield 1.0
+        finally:
+            kept = rows_not_vacuumed(world)
+            connection.rollback()
+            world.record.bit("dead rows kept from vacuum", max(0, kept - rows_not_vacuumed(world)))
+
+
+def rows_not_vacuumed(world: World) -> int:
+    with psycopg.connect(world.direct_url, autocommit=True, application_name="benchmarks") as connection:
+        connection.execute("VACUUM jobs_job")
+        sql = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'jobs_job'"
+        return int(connection.execute(sql).fetchone()[0])  # type: ignore[index]
 
 
 def lock_rows(world: World) -> Harm:
@@ -143,13 +156,14 @@ def lock_rows(world: World) -> Harm:
     with psycopg.connect(world.direct_url, application_name="benchmarks") as connection:
         while True:
             for what, sql in queries.items():
-                until = time.monotonic() + 5.0
-                while not connection.execute(sql.encode()).fetchall() and time.monotonic() < until:
+                until, locked = time.monotonic() + 5.0, connection.execute(sql.encode()).fetchall()
+                while not locked and time.monotonic() < until:
                     connection.rollback()
                     yield 0.01
+                    locked = connection.execute(sql.encode()).fetchall()
                 ended = len(world.ledger.of("ended"))
                 yield world.lease_seconds / 2
                 connection.rollback()
-                if len(world.ledger.of("ended")) > ended:
+                if locked and len(world.ledger.of("ended")) > ended:
                     world.record.bit(f"{what} rows locked while others ran")
                 yield 0.5

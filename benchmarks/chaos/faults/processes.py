@@ -1,5 +1,6 @@
 """Workers that are killed, frozen, replaced, badly treated by their jobs, or told a wrong time."""
 
+import itertools
 import signal
 import threading
 import time
@@ -8,12 +9,14 @@ from datetime import UTC, datetime
 
 import psutil
 
-from ..kinds import LONG_SECONDS
+from ..kinds import LONG_SECONDS, UNTIDY
+from ..ledger import ENDED, WALL, Entry
 from ..trees import Tree
-from ..world import Kill, World
+from ..world import Kill, Thaw, World
 from . import Harm
 
 CHANGES = (datetime(2027, 3, 28, 1, tzinfo=UTC), datetime(2027, 10, 31, 1, tzinfo=UTC))  # in Berlin
+WRONG_SECONDS = 1800.0
 MEMORY_LIMIT = 300 << 20  # bytes of a worker process, in the scenario that takes memory
 
 
@@ -35,48 +38,54 @@ def busy(world: World, processes: list[psutil.Process]) -> list[psutil.Process]:
 def kill_child(world: World) -> Harm:
     while True:
         if workers := world.workers():
-            kill(world, world.rng.choice(busy(world, workers)))
+            kill(world, world.pick(busy(world, workers)))
         yield world.rng.uniform(1.5, 3.0)
 
 
 def kill_often(world: World) -> Harm:
     while True:
         if workers := world.workers():
-            kill(world, world.rng.choice(workers))
+            kill(world, world.pick(workers))
         yield 0.3
 
 
 def kill_supervisor(world: World) -> Harm:
     """Its children are orphans then: they finish what they run and go."""
     while True:
-        tree = world.rng.choice(world.trees)
+        tree = world.pick(world.trees)
+        pids = {process.pid for process in tree.children()}
         tree.send(signal.SIGKILL)
-        world.record.bit("supervisors killed")
+        world.record.bit("runs orphaned", len(world.ledger.running(pids, time.monotonic())))
         yield world.rng.uniform(3.0, 5.0)
 
 
 def kill_tree(world: World) -> Harm:
     while True:
-        tree = world.rng.choice(world.trees)
+        tree = world.pick(world.trees)
         pids = tree.kill()
         world.record.kills.append(Kill(time.monotonic(), pids))
         yield world.rng.uniform(6.0, 9.0)
 
 
 def freeze(world: World) -> Harm:
-    """Stop a process, or a whole tree, for longer than its lease, then let it go on: what it believes is over."""
-    while True:
-        tree = world.rng.choice(world.trees)
+    """Stop a whole tree, or a process, for longer than its lease, then let it go on: what it believes is over.
+
+    A process alone does not go on: by then its supervisor has replaced it.
+    """
+    for takes_all in itertools.cycle([True, False]):
+        tree = world.pick(world.trees)
         children = tree.children()
         # The supervisor first, so that it sees no child stop.
-        frozen = [psutil.Process(tree.pid), *children] if world.rng.random() < 0.5 else busy(world, children)[:1]
+        frozen = [psutil.Process(tree.pid), *children] if takes_all else busy(world, children)[:1]
         for process in frozen:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
-        world.record.kills.append(Kill(time.monotonic(), {process.pid for process in frozen}))
+        frozen_at, pids = time.monotonic(), {process.pid for process in frozen}
+        world.record.kills.append(Kill(frozen_at, pids))
         try:
             yield world.lease_seconds * 1.5 + 2
         finally:
+            world.record.thaws.append(Thaw(frozen_at, time.monotonic(), pids))
             for process in frozen:
                 with suppress(psutil.NoSuchProcess):
                     process.resume()
@@ -89,6 +98,7 @@ def leave(world: World) -> tuple[Tree, set[int]]:
     world.start_tree()
     pids = {process.pid for process in old.children()}
     old.send(signal.SIGTERM)
+    world.record.bit("runs under way at a deploy", len(world.ledger.running(pids, time.monotonic())))
     world.leaving.append(old)
     return old, pids
 
@@ -97,7 +107,6 @@ def deploy(world: World) -> Harm:
     """Replace one tree after another, as a rolling deploy does."""
     while True:
         leave(world)
-        world.record.bit("deploys")
         yield world.rng.uniform(3.0, 5.0)
 
 
@@ -143,6 +152,15 @@ def misbehave(world: World) -> Harm:
         yield 1.0
 
 
+def untidy(world: World) -> Harm:
+    """The jobs do that themselves: they leave connections, transactions and what they closed to others."""
+    try:
+        while True:
+            yield 1.0
+    finally:
+        world.record.bit("untidy runs", sum(entry.kind in UNTIDY for entry in world.ledger.of(ENDED)))
+
+
 def watch_memory(world: World) -> None:
     while not world.is_over:
         for process in [found for tree in world.everybody() for found in tree.children()]:
@@ -165,7 +183,12 @@ def step_clock(world: World) -> Harm:
         while True:
             for offset in (3600.0, -3600.0, *changes, 0.0):
                 path.write_text(str(offset))
-                world.record.bit("steps of the clock")
                 yield 4.0
     finally:
         path.write_text("0")
+        world.record.bit("runs at a wrong time", sum(is_wrong(entry) for entry in world.ledger.of(WALL)))
+
+
+def is_wrong(seen: Entry) -> bool:
+    """Say whether a run saw another time than this process."""
+    return abs(seen.n - (time.time() - (time.monotonic() - seen.moment))) > WRONG_SECONDS

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 
-from ..world import World
+from ..world import BUSY_SECONDS, World
 from . import Harm
 from .processes import kill
 
@@ -43,7 +43,7 @@ def hold_the_writer(world: World) -> Harm:
         connection = sqlite3.connect(path_of(world), timeout=60, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            yield world.busy_seconds + 3.0
+            yield BUSY_SECONDS + 3.0
         finally:
             connection.execute("ROLLBACK")
             connection.close()
@@ -87,6 +87,7 @@ def forbid_writing(world: World) -> Harm:
             os.chmod(os.path.dirname(path), 0o777)
             os.chmod(path, 0o666)
             world.record.restored.append(time.monotonic())
+            world.record.bites["writes refused"] = world.said().count("readonly database")
         yield 10.0
 
 
