@@ -53,21 +53,24 @@ class Opened(threading.local):
 
     def __init__(self) -> None:
         self.connections: list[Any] = []
-        by_thread[threading.get_ident()] = self.connections
+        self.strays: list[Any] = []  # beside Django's own of this thread: copies that a task has made
+        by_thread[threading.get_ident()] = self.connections, self.strays
 
 
-by_thread: dict[int, list[Any]] = {}
+by_thread: dict[int, tuple[list[Any], list[Any]]] = {}
 opened = Opened()
 
 
 def connections_of(thread_id: int) -> list[Any]:
     """Return the connections that jobs have opened in a thread. Threads: any may ask."""
-    return by_thread.get(thread_id, []).copy()
+    return [connection for kind in by_thread.get(thread_id, ()) for connection in kind]
 
 
 def note_opened(connection: Any, **kwargs: Any) -> None:
-    if connection not in opened.connections:
-        opened.connections.append(connection)
+    is_own = any(connection is own for own in connections.all(initialized_only=True))
+    kept = opened.connections if is_own else opened.strays
+    if connection not in kept:
+        kept.append(connection)
 
 
 def distrust() -> None:
@@ -96,6 +99,8 @@ def has_ended(driver_connection: Any) -> bool:
 
 def tidy() -> None:
     """After a job: end what it left open, drop connections that broke or are too old, keep the others."""
+    while opened.strays:
+        close_stray(opened.strays.pop())
     for connection in opened.connections.copy():
         if connection.connection is None and not connection.in_atomic_block:
             continue
@@ -111,6 +116,18 @@ def tidy() -> None:
             except Exception:  # of some database's driver; the outcome of the job must not be lost by it
                 log.warning("connection not checked", exc_info=True, extra={"database": connection.alias})
                 discard(connection)
+
+
+def close_stray(connection: Any) -> None:
+    """Close what no other job could use, and what a server has only so many of."""
+    driver = connection.connection
+    if driver is None or is_closed(driver):
+        return
+    log.warning("connection left open by a task", extra={"database": connection.alias})
+    try:
+        driver.close()
+    except Exception:  # of some database's driver; the outcome of the job must not be lost by it
+        log.warning("connection not closed", exc_info=True, extra={"database": connection.alias})
 
 
 def is_closed(driver_connection: Any) -> bool:

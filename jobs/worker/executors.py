@@ -130,7 +130,7 @@ class Threads:
         except BaseException as error:
             finished = self.desk.broken(lease, error)
         mark.clear()
-        if opened.connections:
+        if opened.connections or opened.strays:
             tidy()
         return finished
 

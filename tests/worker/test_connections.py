@@ -10,7 +10,7 @@ from django.db.backends.signals import connection_created
 
 from jobs.exceptions import TimedOut
 from jobs.runs import Run, ThreadGate
-from jobs.worker.connections import discard, has_ended, note_opened, opened, tidy
+from jobs.worker.connections import connections_of, discard, has_ended, is_closed, note_opened, opened, tidy
 from jobs.worker.plan import Plan
 from jobs.worker.watchdog import Watchdog
 from tests.leases import a_lease
@@ -47,6 +47,29 @@ def test_a_connection_that_serves_is_not_ended(other):
     for _ in range(3):
         other.execute("SELECT 1")
         assert not has_ended(other)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_a_task_made_for_itself_and_left_open_is_closed(caplog):
+    connection_created.connect(note_opened)
+    try:
+        stray = connection.copy()
+        stray.ensure_connection()
+        closed = connection.copy()
+        closed.ensure_connection()
+        closed.close()
+        assert stray in connections_of(threading.get_ident())
+
+        tidy()
+
+        assert is_closed(stray.connection)
+        assert stray not in connections_of(threading.get_ident())
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connection_created.disconnect(note_opened)
+        opened.connections.clear()
+    assert [record.message for record in caplog.records] == ["connection left open by a task"]
 
 
 def test_a_connection_that_a_task_has_closed_is_no_burden_for_the_next_one():
