@@ -107,7 +107,7 @@ def act(scenario: Scenario, world: World, seconds: float, verdict: Verdict) -> N
 def has_stopped_feeding(world: World, first: float, last: float, stopped: float) -> list[str]:
     """Say whether after the fault jobs were not fed as before it."""
     before, after = world.ledger.fed(first - BEFORE_SECONDS + 2, first), world.ledger.fed(last + 2, stopped)
-    return [f"{before:.0f} jobs/s were fed before the fault, and {after:.0f} after it"] if after < before / 2 else []
+    return [f"{before:.0f} jobs/s were fed before the fault, and {after:.0f} after it"] if after < before / 10 else []
 
 
 def prepare(scenario: Scenario, world: World) -> None:

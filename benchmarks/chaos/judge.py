@@ -166,8 +166,8 @@ class Judge:
         elif job.state == "dead":
             if job.reason not in DEATHS.get(job.kind, ()):
                 self.find("a job died that should not, or of something else", job, f"{job.reason}: {job.message[:80]}")
-            elif job.reason == "uncertain" and self.runs[job.n] < 2:
-                self.find("a charge is in doubt, and nothing cut it off", job)
+            elif job.reason == "uncertain" and not self.loses:
+                self.find("a charge is in doubt, and nothing had cut it off", job)
         elif job.state != "succeeded":
             self.find("a job ended in a way that nobody asked for", job, job.state)
         elif job.kind in MUST_DIE:

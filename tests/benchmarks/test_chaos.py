@@ -160,14 +160,12 @@ def test_only_a_run_that_began_when_the_mail_was_on_record_may_not_send_it_again
     assert len(findings(world)) == found
 
 
-def test_a_charge_in_doubt_that_only_one_run_ever_touched_is_found(world):
+def test_a_charge_in_doubt_where_nothing_was_cut_off_is_found(world):
     letter = a_dead_letter(reason="uncertain")
     Job.objects.filter(pk=letter.job_id).update(task_path="benchmarks.chaos.tasks.charge", kwargs={"n": 1}, attempts=0)
-    told(world, STARTED, 1, "charge")
 
-    assert any("a charge is in doubt" in found for found in findings(world))
-    told(world, STARTED, 1, "charge")
     assert not any("a charge is in doubt" in found for found in findings(world))
+    assert any("a charge is in doubt" in found for found in findings(world, loses=False))
 
 
 def test_a_run_that_was_lost_where_nothing_could_lose_it_is_found(world):
