@@ -381,6 +381,10 @@ class Storage:
         """Return those of these ids that have a row."""
         return set(self.jobs.filter(pk__in=ids).values_list("pk", flat=True))
 
+    def drop_connection(self) -> None:
+        """After a failure: let the next statement of this thread connect anew."""
+        self.connection.close()
+
     def limit_lock_waits(self) -> None:
         """Let this transaction fail, as `is_locked` tells, rather than wait for long for a row that is locked.
 

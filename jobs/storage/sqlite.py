@@ -1,6 +1,7 @@
 """SQLite: one writer at a time, so a claim and a batch of outcomes are one short IMMEDIATE transaction each."""
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -167,6 +168,15 @@ class SQLiteStorage(Storage):
         connection.ensure_connection()
         with connection.wrap_database_errors:
             return connection.connection.execute(sql, arguments)
+
+    def drop_connection(self) -> None:
+        """As long as the file must not be written, opening it again would not help, and cost an open file.
+
+        SQLite keeps that of a closed connection while another of this process has a lock, and all with WAL have.
+        """
+        path = self.connection.settings_dict["NAME"]
+        if os.access(path, os.W_OK) or not os.path.exists(path):
+            super().drop_connection()
 
     def watch(self) -> Watch:
         return DataVersion(self)

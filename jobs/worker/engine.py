@@ -6,7 +6,6 @@ import time
 from collections.abc import Collection
 
 from django.db import Error as DatabaseFailure
-from django.db import connections
 
 from ..leases import Lease
 from ..outcomes import Released
@@ -190,7 +189,7 @@ class Engine:
         self.failures += 1
         log.warning("database failed", extra={"error": repr(error), "failures": self.failures})
         self.suspect_leaks()
-        connections[self.store.alias].close()
+        self.store.drop_connection()
         return pause_after(self.failures)
 
     # Claim

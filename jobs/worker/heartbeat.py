@@ -55,7 +55,7 @@ class Heartbeat:
                 if not isinstance(error, DatabaseFailure):
                     log.exception("heartbeat failed in a way of its own")
                 log.warning("heartbeat failed", extra={"error": repr(error), "failures": failures})
-                connections[self.store.alias].close()
+                self.store.drop_connection()
                 delay = min(pause_after(failures), self.interval_seconds)
             self.stopping.wait(delay)
         connections.close_all()

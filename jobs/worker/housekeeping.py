@@ -142,7 +142,7 @@ class Housekeeping:
                     log.exception("housekeeping failed in a way of its own")
                 self.trust.failed()
                 log.warning("housekeeping failed", extra={"error": repr(error), "failures": failures})
-                connections[self.store.alias].close()
+                self.store.drop_connection()
                 delay = pause_after(failures)
             if self.stopping and self.chores.empty():
                 break

@@ -40,7 +40,7 @@ class Wakeup:
             except Exception as error:
                 failures += 1
                 log.info("listener lost", extra={"error": repr(error), "failures": failures})
-                connections[self.store.alias].close()
+                self.store.drop_connection()
                 self.stopping.wait(pause_after(failures))
         connections.close_all()
 

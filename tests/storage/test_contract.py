@@ -790,6 +790,22 @@ def test_a_watch_of_a_file_asks_seldom_unless_jobs_come_and_go(vendor, monkeypat
     assert sum(clock.slept) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("mode", "closes"), [("may be written", 1), ("must not be written", 0), ("is not there", 1)])
+def test_a_file_that_must_not_be_written_is_not_opened_again_and_again(vendor, monkeypatch, tmp_path, mode, closes):
+    if vendor != "sqlite":
+        pytest.skip("a server closes what is closed")
+    path, closed = tmp_path / "jobs.sqlite3", []
+    if mode != "is not there":
+        path.touch()
+    monkeypatch.setitem(connection.settings_dict, "NAME", path)
+    monkeypatch.setattr(connection, "close", lambda: closed.append(1))
+    monkeypatch.setattr("os.access", lambda file, wanted: mode == "may be written")
+
+    storage().drop_connection()
+
+    assert len(closed) == closes
+
+
 class Clock:
     """A time that passes only when somebody sleeps."""
 
