@@ -16,7 +16,7 @@ from .patience import tell_server
 log = logging.getLogger("jobs")
 
 KEPT_SECONDS = 60
-LONGEST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 3.0
 
 
 SHORTEST_CONNECT_SECONDS = 2  # libpq's

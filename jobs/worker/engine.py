@@ -100,7 +100,17 @@ class Engine:
                 delay = self.recover(error)
             if self.draining and (not self.held or time.monotonic() >= self.drain_by):
                 return self.last_words()
-            self.bell.wait(min(delay, LONGEST_REST_SECONDS, max(0.0, self.drain_by - time.monotonic())))
+            if self.failures and not self.draining:
+                self.hold_off(delay)
+            else:
+                self.bell.wait(min(delay, LONGEST_REST_SECONDS, max(0.0, self.drain_by - time.monotonic())))
+
+    def hold_off(self, seconds: float) -> None:
+        """Wait before another attempt, whoever rings meanwhile: only the order to drain does not wait."""
+        until = time.monotonic() + seconds
+        while not self.draining and (left := until - time.monotonic()) > 0:
+            self.bell.wait(left)
+            self.bell.clear()
 
     def tick(self) -> float:
         """Claim what there is room for, write what is finished, and return the seconds until the next look."""

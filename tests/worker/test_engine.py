@@ -1,5 +1,6 @@
 """The engine, driven tick by tick: its executors never start, the test stands in for them."""
 
+import threading
 import time
 from datetime import timedelta
 
@@ -422,3 +423,32 @@ def test_an_engine_that_has_hardly_rested_rouses_nobody(engine_of):
 
     assert engine.held
     assert not engine.roused.is_set()
+
+
+def test_news_do_not_cut_the_pause_after_a_failure_short(engine_of):
+    engine = engine_of()
+    ringing = threading.Event()
+
+    def ring():
+        while not ringing.wait(0.01):
+            engine.woken()
+
+    thread = threading.Thread(target=ring)
+    thread.start()
+    try:
+        began = time.monotonic()
+        engine.hold_off(0.3)
+        assert time.monotonic() - began >= 0.3
+    finally:
+        ringing.set()
+        thread.join()
+
+
+def test_an_order_to_drain_cuts_the_pause_after_a_failure_short(engine_of):
+    engine = engine_of()
+    threading.Timer(0.05, engine.drain, [10.0]).start()
+    began = time.monotonic()
+
+    engine.hold_off(60.0)
+
+    assert time.monotonic() - began < 30
