@@ -2,8 +2,8 @@
 
 import difflib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from .compat import Task, task_backends
 # Options that a later version brings. They are refused, never ignored.
 NOT_BUILT = frozenset(
     {"dedupe_key", "on_duplicate", "concurrency_key", "max_concurrent", "group_key", "expires_after", "validate"}
-    | {"upgrades", "schedule"}
+    | {"schedule"}
 )
 
 
@@ -32,6 +32,8 @@ class JobTask(Task):  # type: ignore[misc]
     idempotency_key: str | Callable[..., str] | None = None  # format string over the payload, or callable
     on_uncertain: str = "retry"  # with idempotency_key, when nobody knows whether the effect happened
     schema_version: int = 1  # of the payload's shape
+    # By version: takes what a job of it was called with, and returns the keyword arguments of the next version.
+    upgrades: Mapping[int, Callable[..., Mapping[str, Any]]] | None = field(default=None, hash=False)
     delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
 
     def __post_init__(self) -> None:
@@ -124,6 +126,19 @@ def check_options(task: JobTask) -> None:
     ):
         raise wrong(task, "permanent_errors", f"takes a tuple of exception classes, not {task.permanent_errors!r}")
     check_key(task, "idempotency_key", task.idempotency_key)
+    if task.upgrades is not None:
+        check_upgrades(task, task.upgrades)
+
+
+def check_upgrades(task: JobTask, upgrades: Any) -> None:
+    if not isinstance(upgrades, Mapping) or not all(callable(upgrade) for upgrade in upgrades.values()):
+        raise wrong(task, "upgrades", f"takes a dict of callables by schema version, not {upgrades!r}")
+    versions = list(range(task.schema_version - len(upgrades), task.schema_version))
+    if sorted(upgrades, key=repr) != sorted(versions, key=repr) or any(version < 1 for version in versions):
+        given = ", ".join(map(repr, upgrades)) or "none"
+        raise wrong(
+            task, "upgrades", f"must lead to schema_version {task.schema_version} step by step, not from {given}"
+        )
 
 
 def check_key(task: JobTask, name: str, template: Any) -> None:

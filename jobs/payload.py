@@ -69,6 +69,28 @@ def bound(function: Callable[..., Any], takes_context: bool, args: Any, kwargs: 
     return arguments
 
 
+def upgraded(
+    task_name: str,
+    upgrades: Mapping[int, Callable[..., Any]],
+    version: int,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a payload of an older version is in the newest: keyword arguments. Raises: InvalidPayload."""
+    while version <= max(upgrades):
+        what = f"{task_name}: the upgrade from schema version {version}"
+        if version not in upgrades:
+            raise InvalidPayload(f"{what} is gone; the oldest is from {min(upgrades)}")
+        try:
+            found = upgrades[version](*args, **kwargs)
+        except Exception as error:
+            raise InvalidPayload(f"{what} failed: {error!r}") from error
+        if not isinstance(found, Mapping):
+            raise InvalidPayload(f"{what} must return a dict of keyword arguments, not {found!r:.80}")
+        args, kwargs, version = [], found, version + 1
+    return dict(kwargs)
+
+
 class Fit:
     """Says quickly that a payload fits a signature; where it says no, `bound` knows better and names the argument."""
 

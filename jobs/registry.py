@@ -3,7 +3,7 @@
 import logging
 import pkgutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
@@ -26,6 +26,7 @@ class Callee:
     is_async: bool
     takes_context: bool
     schema_version: int
+    upgrades: Mapping[int, Callable[..., Any]]
     transactional: bool
     timeout_seconds: float | None
     fits: payload.Fit
@@ -39,6 +40,7 @@ class Callee:
             is_async=iscoroutinefunction(task.func),
             takes_context=task.takes_context,
             schema_version=getattr(task, "schema_version", 1),
+            upgrades=getattr(task, "upgrades", None) or {},
             transactional=getattr(task, "transactional", False),
             timeout_seconds=None if timeout is None else timeout.total_seconds(),
             fits=payload.fit(task.func, task.takes_context),

@@ -116,6 +116,19 @@ def write_once(name: str, then: str = "") -> int:
     return int(group.pk)
 
 
+def one_address_becomes_several(address):
+    return {"to": [address]} if "@" in address else None
+
+
+def remind_in_a_week(to, **others):
+    return {"to": to, "days": 7, **others}
+
+
+@task(schema_version=3, upgrades={1: one_address_becomes_several, 2: remind_in_a_week})
+def remind(to, days):
+    return to, days
+
+
 @task(schema_version=2, queue_name="email", priority=7, max_attempts=9, max_crashes=2, timeout=12.5)
 def detailed(*, delivery_id: str, template_id: str = "welcome") -> str:
     return f"{template_id} {delivery_id}"

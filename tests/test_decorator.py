@@ -111,6 +111,12 @@ WRONG = [
     ({"idempotency_key": "{"}, "idempotency_key"),
     ({"idempotency_key": "{c}"}, "'c'"),
     ({"idempotency_key": 7}, "idempotency_key"),
+    ({"schema_version": 2, "upgrades": [dict]}, "upgrades takes a dict of callables"),
+    ({"schema_version": 2, "upgrades": {1: "dict"}}, "upgrades takes a dict of callables"),
+    ({"upgrades": {1: dict}}, "upgrades must lead to schema_version 1"),
+    ({"schema_version": 4, "upgrades": {1: dict, 3: dict}}, "step by step, not from 1, 3"),
+    ({"schema_version": 2, "upgrades": {"1": dict}}, "step by step, not from '1'"),
+    ({"schema_version": 1, "upgrades": {0: dict}}, "upgrades must lead"),
 ]
 
 

@@ -75,11 +75,14 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
         return hold(lease, options, f"schema version {lease.schema_version} is newer than the code's")
     args = [] if lease.args == "[]" else payload.decoded(lease.args)
     kwargs = {} if lease.kwargs == "{}" else payload.decoded(lease.kwargs)
-    if not callee.fits(args, kwargs):
-        try:
+    try:
+        if callee.upgrades and lease.schema_version < callee.schema_version:
+            name, upgrades = callee.task.name, callee.upgrades
+            args, kwargs = [], payload.upgraded(name, upgrades, lease.schema_version, args, kwargs)
+        if not callee.fits(args, kwargs):
             payload.bound(callee.function, callee.takes_context, args, kwargs)
-        except InvalidPayload as error:
-            return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
+    except InvalidPayload as error:
+        return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
     return Call(callee, args, kwargs)
 
 

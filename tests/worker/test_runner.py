@@ -12,9 +12,10 @@ from django.db.models import F
 from jobs import lifecycle, registry
 from jobs.compat import task_started
 from jobs.conf import Options
-from jobs.exceptions import LeaseLost, TimedOut
+from jobs.exceptions import InvalidPayload, LeaseLost, TimedOut
 from jobs.models import Attempt, DeadLetter, Job
 from jobs.outcomes import Buried, Cancelled, Failed, Interrupted, Released, Snoozed, Succeeded
+from jobs.payload import upgraded
 from jobs.runs import current_run
 from jobs.states import Reason, State
 from jobs.storage import storage
@@ -162,6 +163,46 @@ def test_unknown_task_is_released_uncharged():
 
     assert finished.outcome == Released(seconds=1, held=True)
     assert finished.started is None
+
+
+def reminder_of(schema_version, args="[]", kwargs="{}"):
+    return lease_of(tasks.remind, to=["new@example.com"], days=1)._replace(
+        schema_version=schema_version, args=args, kwargs=kwargs
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "kwargs", "result"),
+    [
+        (1, '["a@example.com"]', "{}", '[["a@example.com"],7]'),
+        (1, "[]", '{"address":"a@example.com"}', '[["a@example.com"],7]'),
+        (2, "[]", '{"to":["a@example.com"]}', '[["a@example.com"],7]'),
+        (3, "[]", '{"to":["a@example.com"],"days":2}', '[["a@example.com"],2]'),
+    ],
+)
+def test_an_older_payload_is_upgraded_step_by_step(version, args, kwargs, result):
+    assert Runner(OPTIONS).run(reminder_of(version, args, kwargs)).outcome == Succeeded(result)
+
+
+@pytest.mark.parametrize(
+    ("version", "kwargs", "said"),
+    [
+        (1, '{"wrong":1}', "remind: the upgrade from schema version 1 failed: TypeError"),
+        (1, '{"address":"nothing"}', "remind: the upgrade from schema version 1 must return a dict"),
+        (2, '{"to":["a@example.com"],"more":1}', "unexpected keyword argument 'more'"),
+    ],
+)
+def test_a_payload_that_no_upgrade_can_take_is_dead_and_says_why(version, kwargs, said):
+    outcome = Runner(OPTIONS).run(reminder_of(version, kwargs=kwargs)).outcome
+
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == Reason.INVALID_PAYLOAD
+    assert said in outcome.error.message
+
+
+def test_a_payload_older_than_the_oldest_upgrade_is_dead():
+    with pytest.raises(InvalidPayload, match="from schema version 1 is gone; the oldest is from 2"):
+        upgraded("remind", {2: dict}, 1, [], {})
 
 
 def test_newer_schema_version_waits_for_a_worker_that_knows_it():
