@@ -75,8 +75,9 @@ def freeze(world: World) -> Harm:
     for takes_all in itertools.cycle([True, False]):
         tree = world.pick(world.trees)
         children = tree.children()
+        at_work = busy(world, children)
         # The supervisor first, so that it sees no child stop.
-        frozen = [psutil.Process(tree.pid), *children] if takes_all else busy(world, children)[:1]
+        frozen = [psutil.Process(tree.pid), *children] if takes_all else at_work[:1]
         for process in frozen:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
