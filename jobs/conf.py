@@ -32,6 +32,7 @@ class Options:
     max_crashes: int = 3
     backoff: Callable[..., float] = field(default_factory=exponential)
     max_payload: int = 64 * 1024
+    secrets: str = "reject"
     unknown_task_ttl: timedelta = timedelta(hours=24)
     idempotency_ttl: timedelta | None = None
     retention: Mapping[str, timedelta] = field(default_factory=default_retention)
@@ -160,6 +161,12 @@ def retention(value: Any) -> dict[str, timedelta]:
     return known | {name: length(given) for name, given in value.items()}
 
 
+def guard(value: Any) -> str:
+    if value not in ("reject", "warn", "off"):
+        raise ValueError(f"must be 'reject', 'warn' or 'off', not {value!r}")
+    return str(value)
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "lease": length,
     "heartbeat": length_or_none,
@@ -170,6 +177,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "max_crashes": count,
     "backoff": policy,
     "max_payload": size,
+    "secrets": guard,
     "unknown_task_ttl": length,
     "idempotency_ttl": length_or_none,
     "retention": retention,

@@ -34,6 +34,7 @@ class JobTask(Task):  # type: ignore[misc]
     schema_version: int = 1  # of the payload's shape
     # By version: takes what a job of it was called with, and returns the keyword arguments of the next version.
     upgrades: Mapping[int, Callable[..., Mapping[str, Any]]] | None = field(default=None, hash=False)
+    allow_secrets: tuple[str, ...] = ()  # paths in the payload that the guard against secrets leaves alone
     delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
 
     def __post_init__(self) -> None:
@@ -126,6 +127,10 @@ def check_options(task: JobTask) -> None:
     ):
         raise wrong(task, "permanent_errors", f"takes a tuple of exception classes, not {task.permanent_errors!r}")
     check_key(task, "idempotency_key", task.idempotency_key)
+    if not isinstance(task.allow_secrets, tuple) or not all(isinstance(path, str) for path in task.allow_secrets):
+        raise wrong(
+            task, "allow_secrets", f"takes a tuple of paths like \"headers['X-Key']\", not {task.allow_secrets!r}"
+        )
     if task.upgrades is not None:
         check_upgrades(task, task.upgrades)
 

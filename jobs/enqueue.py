@@ -20,6 +20,7 @@ def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options
         raise InvalidPayload(f"{task.name}: queue_name takes at most 100 characters, the task's path at most 255")
     key = idempotency_key(task, args, kwargs)
     args_text, kwargs_text = payload.encoded(task.name, args, kwargs, options.max_payload)
+    guard_secrets(task, args, kwargs, options)
     return NewJob(
         task_path=task.module_path,
         backend=task.backend,
@@ -35,6 +36,11 @@ def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options
         run_after=task.run_after,
         delay=task.delay,
     )
+
+
+def guard_secrets(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> None:
+    """Refuse a payload with a secret in it, as the options and the task say. Raises: InvalidPayload with its path."""
+    payload.refuse_secrets(task.func, task.takes_context, args, kwargs, task.allow_secrets, options.secrets)
 
 
 def idempotency_key(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -88,6 +94,7 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
             template = new_job(task, (), kwargs, options)
         keys.append(idempotency_key(task, (), kwargs))
         texts.append(payload.encoded(task.name, (), kwargs, options.max_payload)[1])
+        guard_secrets(task, (), kwargs, options)
     if template is None:
         return [], []
     with transaction.atomic(using=store.alias, savepoint=False):

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from .leases import Lease
+from .secrets import redacted_text
 from .states import Reason, State
 
 KEPT_TRACEBACK = 8 * 1024
@@ -14,7 +15,7 @@ KEPT_MESSAGE = 2000
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """What is kept of an exception. Units: at most 2,000 characters of message, 16 KiB of traceback."""
+    """What is kept of an exception, but for secrets. Units: at most 2,000 characters, and 16 KiB of traceback."""
 
     exception_class: str = ""
     message: str = ""
@@ -25,8 +26,8 @@ class ErrorReport:
         kind = type(error)
         return cls(
             exception_class=storable(f"{kind.__module__}.{kind.__qualname__}")[:255],
-            message=storable(said_by(error))[:KEPT_MESSAGE],
-            traceback=shortened(storable(traceback_of(error))),
+            message=redacted_text(storable(said_by(error))[: 10 * KEPT_MESSAGE])[:KEPT_MESSAGE],
+            traceback=shortened(redacted_text(storable(traceback_of(error)))),
         )
 
 

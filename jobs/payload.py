@@ -3,12 +3,16 @@
 import functools
 import inspect
 import json
+import logging
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from . import secrets
 from .exceptions import InvalidPayload
+
+log = logging.getLogger("jobs")
 
 MAX_DEPTH = 64
 MAX_KEY = 255
@@ -48,11 +52,45 @@ def decoded(text: str) -> Any:
         return json.loads(text)
 
 
+def refuse_secrets(
+    function: Callable[..., Any],
+    takes_context: bool,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    allowed: Sequence[str],
+    mode: str,
+) -> None:
+    """Refuse a payload that holds a secret, or with "warn" report it. Raises: InvalidPayload with its path only."""
+    if mode == "off" or not (secrets.may_hold_any(kwargs) or (args and may_be_secret(function, takes_context, args))):
+        return
+    names = fit(function, takes_context).positional
+    arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
+    arguments |= {f"args[{place}]": value for place, value in enumerate(args) if place >= len(names)}
+    for name, value in arguments.items():
+        for path, what in secrets.found_in(value, name, name):
+            if any(path == place or path.startswith(f"{place}[") for place in allowed):
+                continue
+            if mode == "warn":
+                log.warning("secret in a payload", extra={"task": function.__name__, "path": path, "secret": what})
+                continue
+            raise InvalidPayload(
+                f"{function.__name__}: {path} holds {what}. People, logs and dumps see a job's row: pass a reference "
+                f"and let the task read it, or allow it with allow_secrets=({path!r},)"
+            )
+
+
+def may_be_secret(function: Callable[..., Any], takes_context: bool, args: Sequence[Any]) -> bool:
+    names = fit(function, takes_context).positional
+    return secrets.may_hold_any(list(args)) or secrets.may_hold_any(dict(zip(names, args, strict=False)))
+
+
 def encoded_value(value: Any, task_name: str, max_payload: int) -> str | None:
-    """Return a return value as JSON text; None for None. Raises: InvalidPayload."""
+    """Return a return value as JSON text, without the secrets in it; None for None. Raises: InvalidPayload."""
     if value is None:
         return None
     check(value, task_name, "return value")
+    if secrets.may_hold_any(value):
+        value = secrets.redacted(value)
     text = encode(value, task_name)
     if len(text.encode()) > max_payload:
         raise InvalidPayload(f"{task_name}: the return value takes more than max_payload={max_payload} bytes")

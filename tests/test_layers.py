@@ -8,7 +8,19 @@ import pytest
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 
 LAYERS = [
-    {"compat", "states", "outcomes", "exceptions", "retries", "payload", "leases", "fingerprints", "conf", "signals"}
+    {
+        "compat",
+        "states",
+        "outcomes",
+        "exceptions",
+        "retries",
+        "payload",
+        "leases",
+        "fingerprints",
+        "conf",
+        "signals",
+        "secrets",
+    }
     | {"decorator", "logs"},
     {"models"},
     {"storage"},

@@ -13,6 +13,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
 from ..models import Job
+from ..secrets import redacted
 from ..states import State
 
 MAX_SHOWN = 64 * 1024
@@ -64,8 +65,8 @@ def preformatted(text: str) -> SafeString | str:
 
 
 def pretty(value: Any) -> SafeString | str:
-    """Return a JSON value as people read it, cut where a page would become too long."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Return a JSON value as people read it: without secrets, and cut where a page would become too long."""
+    text = json.dumps(redacted(value), indent=2, ensure_ascii=False, default=str)
     if len(text) > MAX_SHOWN:
         text = f"{text[:MAX_SHOWN]}\n… {len(text) - MAX_SHOWN} more characters"
     return preformatted(text)

@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 
 from .. import lifecycle, stats
 from ..models import Attempt, DeadLetter
+from ..secrets import redacted
 from ..states import Reason
 from .printer import Printer, add_djangos_own, add_json, operator, positive
 
@@ -80,8 +81,8 @@ def show_letter(given: dict[str, Any], printer: Printer) -> None:
         "message": letter.message,
         "record_key": letter.record_key,
         "replayed_by": letter.replayed_by,
-        "args": letter.job.args,
-        "kwargs": letter.job.kwargs,
+        "args": redacted(letter.job.args),
+        "kwargs": redacted(letter.job.kwargs),
         "job_state": letter.job.state,
     }
     traceback = last.traceback if last else ""

@@ -6,10 +6,12 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ..models import Job
+from ..secrets import redacted
 from .printer import Printer, add_json, positive
 
 HELP = "one job with its payload, attempts and dead letters"
 ATTEMPT = ("number", "outcome", "worker_id", "started_at", "finished_at", "exception_class", "message", "traceback")
+PAYLOAD = ("args", "kwargs", "return_value")
 LETTER = ("id", "reason", "exception_class", "message", "died_at", "replayed_at", "replayed_by")
 
 
@@ -23,6 +25,7 @@ def run(given: dict[str, Any], printer: Printer) -> None:
     if job is None:
         raise CommandError(f"There is no job {given['id']}.")
     fields = {"id": job.pk} | {field.name: getattr(job, field.name) for field in Job._meta.concrete_fields}
+    fields |= {name: redacted(fields[name]) for name in PAYLOAD}
     attempts = list(job.attempt_set.order_by("pk").values(*ATTEMPT))
     letters = list(job.dead_letters.order_by("pk").values(*LETTER))
     if printer.as_json:

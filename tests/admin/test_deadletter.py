@@ -298,6 +298,16 @@ def test_the_page_shows_traceback_and_payload(admin_client):
     assert "second line" in text
 
 
+def test_a_secret_that_was_let_through_is_on_no_page(admin_client):
+    letter = a_dead_letter()
+    Job.objects.filter(pk=letter.job_id).update(kwargs={"password": "hunter2"})
+
+    for url in (page(letter), reverse("admin:jobs_job_change", args=[letter.job_id])):
+        text = admin_client.get(url).content.decode()
+        assert "[redacted]" in text
+        assert "hunter2" not in text
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_the_first_line_says_what_is_wrong_and_what_to_do(reason, admin_client):
     letter = a_dead_letter(reason)

@@ -63,6 +63,15 @@ def test_show_as_json():
     assert "charge.py" in found["traceback"]
 
 
+def test_a_secret_that_was_let_through_is_not_shown():
+    letter = a_dead_letter()
+    Job.objects.filter(pk=letter.job_id).update(kwargs={"password": "hunter2", "n": 7})
+
+    for ran in (jobs("dead", "show", letter.pk), jobs("show", letter.job_id), jobs("show", letter.job_id, "--json")):
+        assert "[redacted]" in ran.out
+        assert "hunter2" not in ran.out
+
+
 def test_show_tells_a_dead_letters_number_from_a_jobs():
     error = jobs("dead", "show", 404).error
 
