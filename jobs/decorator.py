@@ -14,8 +14,7 @@ from .compat import Task, task_backends
 
 # Options that a later version brings. They are refused, never ignored.
 NOT_BUILT = frozenset(
-    {"dedupe_key", "on_duplicate", "concurrency_key", "max_concurrent", "group_key", "expires_after", "validate"}
-    | {"schedule"}
+    {"dedupe_key", "on_duplicate", "concurrency_key", "max_concurrent", "group_key", "expires_after", "schedule"}
 )
 
 
@@ -34,6 +33,9 @@ class JobTask(Task):  # type: ignore[misc]
     schema_version: int = 1  # of the payload's shape
     # By version: takes what a job of it was called with, and returns the keyword arguments of the next version.
     upgrades: Mapping[int, Callable[..., Mapping[str, Any]]] | None = field(default=None, hash=False)
+    validate: Any = (
+        None  # a callable, a class with `model_validate`, or a Django form class: refuses payloads at enqueue
+    )
     allow_secrets: tuple[str, ...] = ()  # paths in the payload that the guard against secrets leaves alone
     delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
 
@@ -131,6 +133,8 @@ def check_options(task: JobTask) -> None:
         raise wrong(
             task, "allow_secrets", f"takes a tuple of paths like \"headers['X-Key']\", not {task.allow_secrets!r}"
         )
+    if task.validate is not None and not (callable(task.validate) or hasattr(task.validate, "model_validate")):
+        raise wrong(task, "validate", f"takes a callable, a pydantic model or a form class, not {task.validate!r}")
     if task.upgrades is not None:
         check_upgrades(task, task.upgrades)
 

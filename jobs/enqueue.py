@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import transaction
 
-from . import payload
+from . import payload, validation
 from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
@@ -19,6 +19,7 @@ def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options
     if len(task.queue_name) > 100 or len(task.module_path) > 255:
         raise InvalidPayload(f"{task.name}: queue_name takes at most 100 characters, the task's path at most 255")
     key = idempotency_key(task, args, kwargs)
+    validate(task, args, kwargs)
     args_text, kwargs_text = payload.encoded(task.name, args, kwargs, options.max_payload)
     guard_secrets(task, args, kwargs, options)
     return NewJob(
@@ -36,6 +37,14 @@ def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options
         run_after=task.run_after,
         delay=task.delay,
     )
+
+
+def validate(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Let the task's own validator refuse a payload. Raises: InvalidPayload with what it says."""
+    if task.validate is not None:
+        arguments = payload.bound(task.func, task.takes_context, args, kwargs).arguments
+        if problems := validation.problems(task.validate, arguments):
+            raise InvalidPayload(f"{task.name}: {problems}")
 
 
 def guard_secrets(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> None:
@@ -93,6 +102,7 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if template is None:
             template = new_job(task, (), kwargs, options)
         keys.append(idempotency_key(task, (), kwargs))
+        validate(task, (), kwargs)
         texts.append(payload.encoded(task.name, (), kwargs, options.max_payload)[1])
         guard_secrets(task, (), kwargs, options)
     if template is None:

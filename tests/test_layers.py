@@ -20,6 +20,7 @@ LAYERS = [
         "conf",
         "signals",
         "secrets",
+        "validation",
     }
     | {"decorator", "logs"},
     {"models"},

@@ -1,18 +1,21 @@
 """Rule 10: bad input is refused at enqueue, before any SQL, with an error that names the argument."""
 
+import dataclasses
 import datetime
 import decimal
 import json
 import uuid
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import enqueue_many, payload
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job
-from tests import tasks
+from jobs.validation import problems
+from tests import tasks, validated
 
 
 def nested(levels: int) -> list:
@@ -232,3 +235,52 @@ def test_the_context_is_no_argument_of_the_payload():
 @pytest.mark.parametrize("text", ["[]", '{"a": [1, 2.5, null, true, "\\u0041"]}', '  {"a": 1}', "\n[1]", '"text"'])
 def test_what_the_database_holds_is_decoded_as_json(text):
     assert payload.decoded(text) == json.loads(text)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("task", "kwargs", "said"),
+    [
+        (validated.checked, {"to": ""}, "checked: to must name at least one address"),
+        (validated.checked, {"to": "a", "days": -1}, "checked: its validator refuses the payload"),
+        (validated.checked, {"to": "a", "days": 400}, "checked: days: that is more than a year"),
+        (validated.checked, {"to": "a", "days": "x"}, "checked: '>' not supported"),
+        (validated.modelled, {"to": "hunter2"}, "modelled: to: Input should be a valid list"),
+        (validated.modelled, {"to": ["a", 7]}, "modelled: to[1]: Input should be a valid string"),
+        (validated.formed, {"to": "nobody"}, "formed: to: Enter a valid email address."),
+        (validated.formed, {"to": "a@example.com", "days": -1}, "formed: days: Ensure this value is greater than"),
+        (validated.formed, {"to": "a@example.com", "days": 13}, "formed: not on an unlucky day"),
+    ],
+)
+def test_a_task_s_own_validator_refuses_a_payload_before_any_sql(task, kwargs, said, django_assert_num_queries):
+    with django_assert_num_queries(0):
+        for act in (lambda: task.enqueue(**kwargs), lambda: enqueue_many(task, [kwargs])):
+            with pytest.raises(InvalidPayload) as refused:
+                act()
+
+            assert str(refused.value).startswith(said)
+            assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.django_db
+def test_a_validator_lets_through_what_is_right_with_its_defaults():
+    validated.checked.enqueue("a")
+    validated.modelled.enqueue(to=["a"])
+    enqueue_many(validated.formed, [{"to": "a@example.com"}])
+
+    assert Job.objects.count() == 3
+
+
+def test_a_fault_of_the_validator_itself_is_no_fault_of_the_payload():
+    def broken(**arguments):
+        return arguments["nothing"]
+
+    with pytest.raises(KeyError):
+        problems(broken, {"a": 1})
+
+
+def test_a_validator_is_something_that_validates():
+    with pytest.raises(
+        ImproperlyConfigured, match="validate takes a callable, a pydantic model or a form class, not 7"
+    ):
+        dataclasses.replace(tasks.add, validate=7)
