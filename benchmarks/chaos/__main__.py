@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -203,29 +203,43 @@ def main() -> int:
         return 2
     scenarios = [known[name] for name in given.scenario] or [*ALL, MODEL_SCENARIO]
     vendors = BOTH if given.db == "both" else (given.db,)
-    verdicts = []
-    with ExitStack() as stack:
-        server = stack.enter_context(running_server()) if "postgresql" in vendors else None
-        for vendor, scenario, seed in itertools.product(vendors, scenarios, given.seed):
-            if vendor in scenario.vendors:
-                say(f"{scenario.name} on {vendor}, seed {seed}: {scenario.title}")
-                on = server if vendor == "postgresql" else None
-                if scenario is MODEL_SCENARIO:
-                    verdict = run_model(vendor, seed, on)
-                else:
-                    verdict = run(scenario, vendor, seed, given.seconds, on, given.logs)
-                say(f"    {verdict.word} {verdict.bites} {verdict.error}")
-                for line in verdict.broken:
-                    say(f"    {line}")
-                verdicts.append(verdict)
+    verdicts: list[Verdict] = []
+    try:
+        verdicts.extend(judged(scenarios, vendors, given))
+    finally:
+        # Whoever is interrupted shows what there is.
+        if verdicts:
+            publish(verdicts, given.json)
     if not verdicts:
         say("none of these scenarios is for this database")
         return 2
-    text = json.dumps([verdict.for_machines() for verdict in verdicts], indent=1)
-    print(text if given.json == "-" else table(verdicts))
-    if given.json and given.json != "-":
-        Path(given.json).write_text(text + "\n")
     return 0 if all(verdict.word == "held" for verdict in verdicts) else 1
+
+
+def judged(scenarios: Sequence[Scenario], vendors: Sequence[str], given: argparse.Namespace) -> Iterator[Verdict]:
+    """Run scenarios on their databases, with each seed, and say at once what came of each."""
+    with ExitStack() as stack:
+        server = stack.enter_context(running_server()) if "postgresql" in vendors else None
+        for vendor, scenario, seed in itertools.product(vendors, scenarios, given.seed):
+            if vendor not in scenario.vendors:
+                continue
+            say(f"{scenario.name} on {vendor}, seed {seed}: {scenario.title}")
+            on = server if vendor == "postgresql" else None
+            if scenario is MODEL_SCENARIO:
+                verdict = run_model(vendor, seed, on)
+            else:
+                verdict = run(scenario, vendor, seed, given.seconds, on, given.logs)
+            say(f"    {verdict.word} {verdict.bites} {verdict.error}")
+            for line in verdict.broken:
+                say(f"    {line}")
+            yield verdict
+
+
+def publish(verdicts: Sequence[Verdict], json_path: str | None) -> None:
+    text = json.dumps([verdict.for_machines() for verdict in verdicts], indent=1)
+    print(text if json_path == "-" else table(verdicts))
+    if json_path and json_path != "-":
+        Path(json_path).write_text(text + "\n")
 
 
 if __name__ == "__main__":
