@@ -21,6 +21,8 @@ log = logging.getLogger("jobs")
 
 NEVER = float("inf")
 CANCEL_SECONDS = 2.0
+SQLITE_BUSY_SECONDS = 5.0  # Python's default
+LOCKS_IN_A_ROW = 3
 
 
 class Own(threading.local):
@@ -71,9 +73,18 @@ class Patience:
             self.began_at = time.monotonic()
             self.waits += 1
 
-    def is_connecting(self) -> bool:
-        """Say whether the loop waits for a connection: that ends by itself, though not while names are looked up."""
-        return self.began_at != NEVER and self.connection.connection is None
+    def is_excused(self, now: float) -> bool:
+        """Say whether the loop waits for what ends by itself: a connection, once names are looked up, or SQLite's lock.
+
+        SQLite's writers take no turns: under load one may wait for its whole busy time-out, and then for the next.
+        """
+        began_at, connection = self.began_at, self.connection
+        if began_at == NEVER:
+            return False
+        if connection.vendor == "sqlite":
+            busy_seconds = connection.settings_dict["OPTIONS"].get("timeout", SQLITE_BUSY_SECONDS)
+            return bool(now - began_at < LOCKS_IN_A_ROW * busy_seconds)
+        return connection.connection is None
 
     def look(self, now: float) -> None:
         """End the wait when it lasts too long: what waits gets an error and tries again."""

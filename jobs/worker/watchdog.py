@@ -60,7 +60,7 @@ class Watchdog:
         self.engine.desk.slots.beat(WATCHDOG)
         for patience in self.patiences:
             patience.look(now)
-        self.vouch_for_those_who_connect()
+        self.vouch(now)
         if self.engine.plan.max_memory and now >= self.weigh_at and self.engine.pace.mean is not None:
             self.weigh_at = now + WEIGH_SECONDS
             self.weigh(self.engine.plan.max_memory)
@@ -77,10 +77,10 @@ class Watchdog:
         # Not yet when the engine would no longer rouse it.
         return IDLE_LOOK_SECONDS if self.engine.has_rested(2 * REST_SECONDS) else min(LOOK_SECONDS, nearest)
 
-    def vouch_for_those_who_connect(self) -> None:
-        """Let a loop that connects count as going on: a slow name server is no reason to lose outcomes."""
+    def vouch(self, now: float) -> None:
+        """Let a loop that waits for what ends by itself count as going on: a slow name server loses no outcomes."""
         for loop, patience in ((ENGINE, self.engine.patience), (HEARTBEAT, self.heartbeat.patience)):
-            if patience.is_connecting():
+            if patience.is_excused(now):
                 self.engine.desk.slots.beat(loop)
 
     def weigh(self, most: int) -> None:

@@ -186,6 +186,29 @@ def test_a_pooler_s_sessions_are_left_alone(limits_in, monkeypatch):
     assert limits_in(connect_as_a_loop) == ["0", "0"]
 
 
+@pytest.mark.parametrize(
+    ("vendor", "driver", "options", "waited", "excused"),
+    [
+        ("postgresql", None, {}, 9.0, True),
+        ("postgresql", object(), {}, 0.1, False),
+        ("sqlite", object(), {"timeout": 20}, 59.0, True),
+        ("sqlite", object(), {"timeout": 20}, 61.0, False),
+        ("sqlite", object(), {}, 14.0, True),
+        ("sqlite", object(), {}, 16.0, False),
+    ],
+)
+def test_who_connects_or_waits_for_sqlite_s_lock_is_not_standing_still(
+    monkeypatch, vendor, driver, options, waited, excused
+):
+    connection = SimpleNamespace(vendor=vendor, connection=driver, settings_dict={"OPTIONS": options})
+    monkeypatch.setattr("jobs.worker.patience.connections", {"default": connection})
+    patience = Patience("engine", 1.0)
+    assert not patience.is_excused(time.monotonic())
+
+    with patience.waiting("default"):
+        assert patience.is_excused(patience.began_at + waited) == excused
+
+
 @pytest.mark.django_db
 def test_hanging_up_where_there_is_no_connection_is_no_error():
     hang_up(connections["default"].copy())
