@@ -42,7 +42,7 @@ def test_a_frozen_tree_cannot_settle_a_job_that_was_reaped(worker, ledger, stubb
     lifecycle.pause("default")
 
     first.pause()
-    eventually(lambda: outcomes_of(result) == ["lost"], within=LEASE + 5)
+    eventually(lambda: outcomes_of(result) == ["lost"], within=LEASE + 15)
     first.resume()
 
     eventually(lambda: "lease lost" in first.log())
@@ -63,7 +63,7 @@ def test_a_frozen_tree_cannot_settle_a_job_that_another_claimed(worker, ledger, 
     second = worker(*ARGUMENTS).wait_ready()
 
     first.pause()
-    eventually(lambda: len(signs(ledger, "waits")) == 2, within=LEASE + 6)
+    eventually(lambda: len(signs(ledger, "waits")) == 2, within=LEASE + 15)
     first.resume()
 
     eventually(lambda: "lease lost" in first.log())
