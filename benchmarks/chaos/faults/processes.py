@@ -97,7 +97,9 @@ def leave(world: World) -> tuple[Tree, set[int]]:
     """Start a new tree in the place of the oldest, and tell that one to go; return it and the pids of its workers."""
     old = world.trees.pop(0)
     world.start_tree()
-    pids = {process.pid for process in old.children()}
+    children = old.children()
+    busy(world, children)
+    pids = {process.pid for process in children}
     old.send(signal.SIGTERM)
     world.record.bit("runs under way at a deploy", len(world.ledger.running(pids, time.monotonic())))
     world.leaving.append(old)
