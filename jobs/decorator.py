@@ -33,9 +33,8 @@ class JobTask(Task):  # type: ignore[misc]
     schema_version: int = 1  # of the payload's shape
     # By version: takes what a job of it was called with, and returns the keyword arguments of the next version.
     upgrades: Mapping[int, Callable[..., Mapping[str, Any]]] | None = field(default=None, hash=False)
-    validate: Any = (
-        None  # a callable, a class with `model_validate`, or a Django form class: refuses payloads at enqueue
-    )
+    # Refuses payloads at enqueue: a callable, a class with `model_validate`, or a Django form class.
+    validate: Any = None
     allow_secrets: tuple[str, ...] = ()  # paths in the payload that the guard against secrets leaves alone
     delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
 
