@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
-from django.db.utils import OperationalError
+from django.db.utils import DatabaseError, OperationalError
 
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
@@ -22,6 +23,10 @@ QUEUE_OF_NOTIFICATIONS_FULL = (
 )
 # A prepared statement is gone, or somebody else's stands in its place, perhaps with other parameters.
 NOT_OUR_SESSION = frozenset({"26000", "42P05", "08P01"})
+# As that, or what it returns is of another type since somebody changed the table.
+NOT_PREPARED_HERE = NOT_OUR_SESSION | {"0A000"}
+PREPARE_AFTER = 5  # times that a connection has sent a statement: the driver's own default
+UNPOOLED: WeakSet[Any] = WeakSet()  # the driver's connections whose server has said that it is the one they are to
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
 OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 
@@ -86,6 +91,7 @@ FROM unnest(ARRAY['statement_timeout', 'idle_in_transaction_session_timeout']) A
 WHERE pg_backend_pid() = %(known_as)s AND current_setting(name) = '0'
 """
 
+SERVER = ", pg_backend_pid()"
 TELL = f", pg_notify('{CHANNEL}', queue_name)"
 
 
@@ -222,14 +228,50 @@ class PostgresStorage(Storage):
             return cursor.fetchone()[0]  # type: ignore[no-any-return]
 
     def insert(self, rows: Sequence[NewJob], tell: bool = False) -> list[Inserted]:
-        with self.connection.cursor() as cursor:
-            return [self.insert_one(cursor, row, tell) for row in rows]
+        connection = self.connection
+        try:
+            with self.producing_cursor() as cursor:
+                return [self.insert_one(cursor, row, tell) for row in rows]
+        except DatabaseError as error:
+            if not self.prepares or getattr(error.__cause__, "sqlstate", None) not in NOT_PREPARED_HERE:
+                raise
+            self.prepares = False
+            if connection.in_atomic_block or not connection.get_autocommit():
+                raise
+        return self.insert(rows, tell)
+
+    @contextmanager
+    def producing_cursor(self) -> Iterator[Any]:
+        """Return Django's cursor, wrappers and all, which prepares what it is given often.
+
+        Only where the server has said that it is the one we are connected to: behind a pooler the next statement may
+        go to another one, and its refusal would end the transaction of whoever enqueues.
+        """
+        from psycopg import Cursor
+
+        connection = self.connection
+        connection.ensure_connection()
+        driver = connection.connection
+        # Django cannot write to its log of queries what a cursor that binds on the server has sent.
+        if connection.queries_logged or not self.prepares or driver not in UNPOOLED:
+            with connection.cursor() as cursor:
+                yield cursor
+            return
+        theirs = driver.prepare_threshold, driver.cursor_factory
+        driver.prepare_threshold, driver.cursor_factory = PREPARE_AFTER, Cursor
+        try:
+            with connection.cursor() as cursor:
+                yield cursor
+        finally:
+            driver.prepare_threshold, driver.cursor_factory = theirs
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
         is_now = row.run_after is None and row.delay is None
         sql, values = (insert_now_sql(of_its_task(row)), of_one_call(row)) if is_now else (INSERT_ONE, row._asdict())
+        driver = cursor.connection
+        asks = is_now and driver not in UNPOOLED
         try:
-            cursor.execute(sql + TELL if tell else sql, values)
+            cursor.execute("".join((sql, SERVER if asks else "", TELL if tell else "")), values)
         except OperationalError as error:
             if not tell or getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
                 raise
@@ -237,6 +279,8 @@ class PostgresStorage(Storage):
         found = cursor.fetchone()
         if not is_now:
             return Inserted(*found[:4])
+        if asks and found[2] == driver.info.backend_pid:
+            UNPOOLED.add(driver)
         return Inserted(found[0], State.READY, found[1].replace(tzinfo=UTC), None)
 
     def insert_many(

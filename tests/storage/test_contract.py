@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from django.db import DataError, OperationalError, connection
+from django.db import DatabaseError, DataError, OperationalError, connection, transaction
 from django.db.models import F
 
 from jobs.leases import Lease
@@ -1164,6 +1164,85 @@ def test_a_pooler_that_loses_prepared_statements_costs_one_try(vendor, monkeypat
 
     assert len(claim(store)) == 1
     assert not store.prepares
+
+
+@pytest.fixture
+def fresh_session(vendor, monkeypatch):
+    """A connection of which nobody knows yet whether a pooler stands before its server."""
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL prepares statements for a session")
+    monkeypatch.setattr(storage(), "prepares", True)
+    connection.close()
+    connection.ensure_connection()
+
+
+def prepared_inserts():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%%INSERT INTO jobs_job%%'")
+        return cursor.fetchone()[0]
+
+
+def lose_prepared_statements():
+    connection.connection.pgconn.exec_(b"DEALLOCATE ALL")  # behind the driver's back
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_producer_s_insert_is_prepared_once_it_has_come_often(fresh_session):
+    add(storage())
+    assert prepared_inserts() == 0
+    for _ in range(10):
+        add(storage())
+    later = add(storage(), delay=timedelta(hours=1))
+
+    assert prepared_inserts() == 1
+    assert Job.objects.count() == 12
+    assert Job.objects.get(pk=later).state == State.SCHEDULED
+    assert connection.connection.prepare_threshold is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_behind_a_pooler_a_producer_prepares_nothing(fresh_session, monkeypatch):
+    monkeypatch.setattr("psycopg.ConnectionInfo.backend_pid", property(lambda info: 1))
+    for _ in range(10):
+        add(storage())
+
+    assert prepared_inserts() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_producer_whose_prepared_insert_is_gone_inserts_all_the_same_and_once(fresh_session):
+    for _ in range(10):
+        add(storage())
+    lose_prepared_statements()
+
+    add(storage())
+
+    assert Job.objects.count() == 11
+    assert not storage().prepares
+
+
+@pytest.mark.django_db(transaction=True)
+def test_in_a_transaction_a_prepared_insert_that_is_gone_fails_once(fresh_session):
+    for _ in range(10):
+        add(storage())
+    lose_prepared_statements()
+
+    with pytest.raises(DatabaseError, match="prepared statement"), transaction.atomic():
+        add(storage())
+    with transaction.atomic():
+        add(storage())
+
+    assert Job.objects.count() == 11
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_insert_that_is_prepared_is_in_django_s_log_of_queries_all_the_same(
+    fresh_session, django_assert_num_queries
+):
+    for _ in range(10):
+        with django_assert_num_queries(1) as log:
+            add(storage())
+        assert "INSERT INTO jobs_job" in log[0]["sql"]
 
 
 @pytest.mark.django_db(transaction=True)
