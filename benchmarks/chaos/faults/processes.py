@@ -17,6 +17,7 @@ from . import Harm
 
 CHANGES = (datetime(2027, 3, 28, 1, tzinfo=UTC), datetime(2027, 10, 31, 1, tzinfo=UTC))  # in Berlin
 WRONG_SECONDS = 1800.0
+LOOKS, LOOK_SECONDS = 200, 0.01  # for somebody who runs a job
 MEMORY_LIMIT = 300 << 20  # bytes of a worker process, in the scenario that takes memory
 
 
@@ -28,11 +29,19 @@ def kill(world: World, process: psutil.Process) -> None:
 
 def busy(world: World, processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return those that run jobs at this moment, of several looks the first at which any does; else all."""
-    for _ in range(50):
+    for _ in range(LOOKS):
         if found := [process for process in processes if world.ledger.running({process.pid}, time.monotonic())]:
             return found
-        time.sleep(0.01)
+        time.sleep(LOOK_SECONDS)
     return processes
+
+
+def tree_at_work(world: World) -> Tree:
+    """Pick one of the trees that run jobs at this moment, or soon."""
+    children = {tree: tree.children() for tree in world.trees}
+    at_work = {process.pid for process in busy(world, [process for found in children.values() for process in found])}
+    trees = [tree for tree, found in children.items() if at_work & {process.pid for process in found}]
+    return world.pick(trees or world.trees)
 
 
 def kill_child(world: World) -> Harm:
@@ -52,7 +61,7 @@ def kill_often(world: World) -> Harm:
 def kill_supervisor(world: World) -> Harm:
     """Its children are orphans then: they finish what they run and go."""
     while True:
-        tree = world.pick(world.trees)
+        tree = tree_at_work(world)
         pids = {process.pid for process in tree.children()}
         tree.send(signal.SIGKILL)
         world.record.bit("runs orphaned", len(world.ledger.running(pids, time.monotonic())))
@@ -61,8 +70,7 @@ def kill_supervisor(world: World) -> Harm:
 
 def kill_tree(world: World) -> Harm:
     while True:
-        tree = world.pick(world.trees)
-        pids = tree.kill()
+        pids = tree_at_work(world).kill()
         world.record.kills.append(Kill(time.monotonic(), pids))
         yield world.rng.uniform(6.0, 9.0)
 
