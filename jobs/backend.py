@@ -95,7 +95,7 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         self.validate_task(task)
-        job = enqueue.new_job(task, tuple(args), kwargs, self.jobs_options)
+        job = enqueue.new_job(task, enqueue.checked(task, args, kwargs, self.jobs_options), self.jobs_options)
         result = result_of_row(task, enqueue.add(job), job.args, job.kwargs)
         self.announce([result])
         return result

@@ -33,6 +33,7 @@ class Options:
     backoff: Callable[..., float] = field(default_factory=exponential)
     max_payload: int = 64 * 1024
     secrets: str = "reject"
+    annotations: str = "check"
     unknown_task_ttl: timedelta = timedelta(hours=24)
     idempotency_ttl: timedelta | None = None
     retention: Mapping[str, timedelta] = field(default_factory=default_retention)
@@ -161,10 +162,16 @@ def retention(value: Any) -> dict[str, timedelta]:
     return known | {name: length(given) for name, given in value.items()}
 
 
-def guard(value: Any) -> str:
-    if value not in ("reject", "warn", "off"):
-        raise ValueError(f"must be 'reject', 'warn' or 'off', not {value!r}")
-    return str(value)
+def one_of(*words: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, not {value!r}")
+        return str(value)
+
+    return read
+
+
+annotations_mode = one_of("check", "convert", "off")
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
@@ -177,7 +184,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "max_crashes": count,
     "backoff": policy,
     "max_payload": size,
-    "secrets": guard,
+    "secrets": one_of("reject", "warn", "off"),
+    "annotations": annotations_mode,
     "unknown_task_ttl": length,
     "idempotency_ttl": length_or_none,
     "retention": retention,

@@ -2,14 +2,14 @@
 
 import difflib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import conf, payload
+from . import annotations, conf, payload
 from .compat import Task, task_backends
 
 # Options that a later version brings. They are refused, never ignored.
@@ -35,6 +35,7 @@ class JobTask(Task):  # type: ignore[misc]
     upgrades: Mapping[int, Callable[..., Mapping[str, Any]]] | None = field(default=None, hash=False)
     # Refuses payloads at enqueue: a callable, a class with `model_validate`, or a Django form class.
     validate: Any = None
+    annotations: str | None = None  # what they do to arguments: "check", "convert" or "off"
     allow_secrets: tuple[str, ...] = ()  # paths in the payload that the guard against secrets leaves alone
     delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
 
@@ -62,9 +63,28 @@ class JobTask(Task):  # type: ignore[misc]
             changes |= {"delay": None, "run_after": run_after}
         return replace(self, **changes)
 
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function here, as Django's immediate backend does with a payload that JSON has gone over."""
+        values, named = self.read(args, kwargs)
+        return Task.call(self, *values, **named)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        values, named = self.read(args, kwargs)
+        return await Task.acall(self, *values, **named)
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        context = tuple(args[:1]) if self.takes_context else ()
+        args, kwargs = annotations.loaded(self, annotations_of(self), args[len(context) :], kwargs)
+        return (*context, *args), kwargs
+
     @property
     def timeout_length(self) -> timedelta | None:
         return conf.length_or_none(self.timeout)
+
+
+def annotations_of(task: Any) -> str:
+    """Return what a task's annotations do: what it says itself, or its backend's option."""
+    return getattr(task, "annotations", None) or task.get_backend().options.get("annotations", "check")
 
 
 DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
@@ -114,6 +134,7 @@ def check_options(task: JobTask) -> None:
         "max_crashes": conf.count,
         "schema_version": conf.count,
     }
+    readers |= {"annotations": conf.annotations_mode}
     readers |= {"backoff": conf.policy, "timeout": conf.length, "delay": conf.length_or_zero}
     for name, reader in readers.items():
         if (value := getattr(task, name)) is not None:
@@ -136,6 +157,11 @@ def check_options(task: JobTask) -> None:
         raise wrong(task, "validate", f"takes a callable, a pydantic model or a form class, not {task.validate!r}")
     if task.upgrades is not None:
         check_upgrades(task, task.upgrades)
+    if task.annotations == "convert":
+        try:
+            annotations.forms(task.func, task.takes_context, True)
+        except TypeError as error:
+            raise wrong(task, "annotations", f'"convert": {error}') from None
 
 
 def check_upgrades(task: JobTask, upgrades: Any) -> None:

@@ -1,11 +1,11 @@
 """From a task and its arguments to a row: everything is checked before any SQL, then one INSERT."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 
-from . import payload, validation
+from . import annotations, payload, validation
 from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
@@ -13,46 +13,65 @@ from .storage import Inserted, NewJob, storage
 from .wake import is_due, is_late, not_told, wake
 
 
-def new_job(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> NewJob:
-    """Return the row for one call of a task. Raises: InvalidPayload naming the argument."""
+class Payload(NamedTuple):
+    """The arguments of one call, known to be right. Shape: JSON text."""
+
+    args: str
+    kwargs: str
+    idempotency_key: str
+
+
+def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Payload:
+    """Return the payload of one call. Raises: InvalidPayload naming the argument."""
+    mode = task.annotations or options.annotations
+    if mode == "convert":
+        args, kwargs = annotations.dumped(task, mode, args, kwargs)
+    key = idempotency_key(task, args, kwargs)
+    texts = payload.encoded(task.name, args, kwargs, options.max_payload)
+    if mode == "check":
+        annotations.dumped(task, mode, args, kwargs)
+    validate(task, mode, args, kwargs)
+    guard_secrets(task, args, kwargs, options)
+    return Payload(*texts, key)
+
+
+def new_job(task: Any, found: Payload, options: Options) -> NewJob:
+    """Return the row for one call of a task. Raises: InvalidPayload when the task's names do not fit into one."""
     payload.check_text(task.queue_name, task.name, "queue_name")
     if len(task.queue_name) > 100 or len(task.module_path) > 255:
         raise InvalidPayload(f"{task.name}: queue_name takes at most 100 characters, the task's path at most 255")
-    key = idempotency_key(task, args, kwargs)
-    validate(task, args, kwargs)
-    args_text, kwargs_text = payload.encoded(task.name, args, kwargs, options.max_payload)
-    guard_secrets(task, args, kwargs, options)
     return NewJob(
         task_path=task.module_path,
         backend=task.backend,
         queue_name=task.queue_name,
         priority=int(task.priority),
-        args=args_text,
-        kwargs=kwargs_text,
+        args=found.args,
+        kwargs=found.kwargs,
         schema_version=task.schema_version,
         max_attempts=task.max_attempts or options.max_attempts,
         max_crashes=task.max_crashes or options.max_crashes,
         timeout=task.timeout_length,
-        idempotency_key=key,
+        idempotency_key=found.idempotency_key,
         run_after=task.run_after,
         delay=task.delay,
     )
 
 
-def validate(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def validate(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Let the task's own validator refuse a payload. Raises: InvalidPayload with what it says."""
     if task.validate is not None:
+        args, kwargs = annotations.loaded(task, mode, args, kwargs)
         arguments = payload.bound(task.func, task.takes_context, args, kwargs).arguments
         if problems := validation.problems(task.validate, arguments):
             raise InvalidPayload(f"{task.name}: {problems}")
 
 
-def guard_secrets(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> None:
+def guard_secrets(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> None:
     """Refuse a payload with a secret in it, as the options and the task say. Raises: InvalidPayload with its path."""
     payload.refuse_secrets(task.func, task.takes_context, args, kwargs, task.allow_secrets, options.secrets)
 
 
-def idempotency_key(task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def idempotency_key(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Return the key of a call, once it is known to fit the task. Raises: InvalidPayload naming the argument."""
     template = task.idempotency_key
     if template is None and payload.fit(task.func, task.takes_context)(args, kwargs):
@@ -99,12 +118,11 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
             what = f"{task.name}: enqueue_many takes a dict of keyword arguments for each job"
             raise InvalidPayload(f"{what}, not {kwargs!r:.80}")
+        found = checked(task, (), kwargs, options)
         if template is None:
-            template = new_job(task, (), kwargs, options)
-        keys.append(idempotency_key(task, (), kwargs))
-        validate(task, (), kwargs)
-        texts.append(payload.encoded(task.name, (), kwargs, options.max_payload)[1])
-        guard_secrets(task, (), kwargs, options)
+            template = new_job(task, found, options)
+        texts.append(found.kwargs)
+        keys.append(found.idempotency_key)
     if template is None:
         return [], []
     with transaction.atomic(using=store.alias, savepoint=False):

@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import secrets
+from . import annotations, secrets
 from .exceptions import InvalidPayload
 
 log = logging.getLogger("jobs")
@@ -215,7 +215,7 @@ def check(value: Any, task_name: str, path: str, depth: int = 0) -> None:
     elif not isinstance(value, int):
         raise InvalidPayload(
             f"{task_name}: {path} is a {kind.__module__}.{kind.__qualname__}, which JSON cannot hold; "
-            "pass an id, a number or text"
+            f"pass an id, a number or text{annotations.hint_for(value)}"
         )
 
 

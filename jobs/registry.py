@@ -27,6 +27,7 @@ class Callee:
     takes_context: bool
     schema_version: int
     upgrades: Mapping[int, Callable[..., Any]]
+    annotations: str | None
     transactional: bool
     timeout_seconds: float | None
     fits: payload.Fit
@@ -41,6 +42,7 @@ class Callee:
             takes_context=task.takes_context,
             schema_version=getattr(task, "schema_version", 1),
             upgrades=getattr(task, "upgrades", None) or {},
+            annotations=getattr(task, "annotations", None),
             transactional=getattr(task, "transactional", False),
             timeout_seconds=None if timeout is None else timeout.total_seconds(),
             fits=payload.fit(task.func, task.takes_context),

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+from . import annotations
 from .compat import DummyBackend as DjangoDummyBackend
 from .compat import ImmediateBackend as DjangoImmediateBackend
 from .conf import options as options_of
-from .decorator import JobTask
+from .decorator import JobTask, annotations_of
 from .lifecycle import reap
 from .models import Job
 from .states import WAITING
@@ -42,6 +43,7 @@ def run_jobs(*, queues: Iterable[str] | None = None, max_jobs: int | None = None
 
 def assert_enqueued(task: Any, *args: Any, **kwargs: Any) -> Job:
     """Return the waiting job of this task with this payload. Raises: AssertionError naming what there is instead."""
+    args, kwargs = annotations.dumped(task, annotations_of(task), args, kwargs)
     waiting = storage().jobs.filter(task_path=task.module_path, state__in=WAITING).order_by("-pk")
     found = list(waiting[:100])
     for job in found:
@@ -53,14 +55,22 @@ def assert_enqueued(task: Any, *args: Any, **kwargs: Any) -> Job:
     )
 
 
-class ImmediateBackend(DjangoImmediateBackend):  # type: ignore[misc]
+class Annotated:
+    """Does to a payload what its task's annotations say, as the real backend does."""
+
+    def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = annotations.dumped(task, annotations_of(task), args, kwargs)
+        return super().enqueue(task, args, kwargs)  # type: ignore[misc]
+
+
+class ImmediateBackend(Annotated, DjangoImmediateBackend):  # type: ignore[misc]
     """Django's immediate backend, for tasks that have our options: they run at once, without retries."""
 
     task_class = JobTask
     supports_defer = True
 
 
-class DummyBackend(DjangoDummyBackend):  # type: ignore[misc]
+class DummyBackend(Annotated, DjangoDummyBackend):  # type: ignore[misc]
     """Django's dummy backend, for tasks that have our options: calls are kept, never run."""
 
     task_class = JobTask

@@ -19,13 +19,13 @@ class NoSuchCustomer(Exception):
 
 
 @task
-def add(a: int, b: int = 0) -> int:
+def add(a: Any, b: Any = 0) -> Any:
     done.append((a, b))
     return a + b
 
 
 @task
-async def aadd(a: int, b: int = 0) -> int:
+async def aadd(a: Any, b: Any = 0) -> Any:
     done.append((a, b))
     return a + b
 
@@ -135,7 +135,7 @@ def remind(to, days):
 
 
 @task(schema_version=2, queue_name="email", priority=7, max_attempts=9, max_crashes=2, timeout=12.5)
-def detailed(*, delivery_id: str, template_id: str = "welcome") -> str:
+def detailed(*, delivery_id: Any, template_id: str = "welcome") -> Any:
     return f"{template_id} {delivery_id}"
 
 

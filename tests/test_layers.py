@@ -21,6 +21,7 @@ LAYERS = [
         "signals",
         "secrets",
         "validation",
+        "annotations",
     }
     | {"decorator", "logs"},
     {"models"},

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
-from .. import payload, registry
+from .. import annotations, payload, registry
 from ..compat import is_heard, task_started
 from ..conf import Options
 from ..exceptions import CancelRequested, Interruption, InvalidPayload, LeaseLost, PermanentError
@@ -81,6 +81,8 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
             args, kwargs = [], payload.upgraded(name, upgrades, lease.schema_version, args, kwargs)
         if not callee.fits(args, kwargs):
             payload.bound(callee.function, callee.takes_context, args, kwargs)
+        if (callee.annotations or options.annotations) == "convert":
+            args, kwargs = annotations.loaded(callee.task, "convert", args, kwargs)
     except InvalidPayload as error:
         return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
     return Call(callee, args, kwargs)
