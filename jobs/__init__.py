@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .decorator import task as task
     from .enqueue import enqueue_many as enqueue_many
     from .exceptions import CancelJob as CancelJob
+    from .exceptions import DuplicateJob as DuplicateJob
     from .exceptions import PermanentError as PermanentError
     from .exceptions import QueueFull as QueueFull
     from .exceptions import RetryLater as RetryLater
@@ -28,10 +29,12 @@ HOMES = {
     "CancelJob": "exceptions",
     "Uncertain": "exceptions",
     "QueueFull": "exceptions",
+    "DuplicateJob": "exceptions",
 }
 
 __all__ = [
     "CancelJob",
+    "DuplicateJob",
     "PermanentError",
     "QueueFull",
     "RetryLater",

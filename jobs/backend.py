@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from inspect import iscoroutinefunction
@@ -63,6 +64,13 @@ COLUMNS = [
 ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult(TaskResult):  # type: ignore[misc]
+    """Django's result. `is_duplicate`: enqueue added no job, this one held the dedupe key already."""
+
+    is_duplicate: bool = field(default=False, compare=False)
+
+
 class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
     task_class = JobTask
     supports_defer = True
@@ -96,7 +104,10 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         self.validate_task(task)
         job = enqueue.new_job(task, enqueue.checked(task, args, kwargs, self.jobs_options), self.jobs_options)
-        result = result_of_row(task, enqueue.add(job), job.args, job.kwargs)
+        added = enqueue.add(job, task.on_duplicate)
+        if added.is_duplicate:
+            return result_of_id(added.id, is_duplicate=True)
+        result = result_of_row(task, added, job.args, job.kwargs)
         self.announce([result])
         return result
 
@@ -109,6 +120,8 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
     def announce(self, results: Iterable[Any]) -> None:
         if is_heard(task_enqueued, logging.DEBUG):
             for result in results:
+                if result.is_duplicate:
+                    continue
                 task_enqueued.send_robust(type(self), task_result=result)
 
     def get_result(self, result_id: str) -> Any:
@@ -134,7 +147,10 @@ class Results(Sequence[Any]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return Results(self.task, self.kwargs[place], self.rows[place])
-        return result_of_row(self.task, self.rows[place], "[]", self.kwargs[place])
+        row = self.rows[place]
+        if row.is_duplicate:
+            return result_of_id(row.id, is_duplicate=True)
+        return result_of_row(self.task, row, "[]", self.kwargs[place])
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
@@ -155,7 +171,7 @@ def result_of_row(task: Any, row: "Inserted", args: str, kwargs: str) -> Any:
     )
 
 
-def result_of_id(job_id: int) -> Any:
+def result_of_id(job_id: int, *, is_duplicate: bool = False) -> Any:
     """Raises: TaskResultDoesNotExist."""
     from .storage import storage
 
@@ -164,10 +180,10 @@ def result_of_id(job_id: int) -> Any:
         rows = list(storage().jobs.filter(pk=job_id).order_by("attempt_set__pk").values(*COLUMNS))
     if not rows:
         raise TaskResultDoesNotExist(str(job_id))
-    return result_from(rows)
+    return result_from(rows, is_duplicate)
 
 
-def result_from(rows: list[dict[str, Any]]) -> Any:
+def result_from(rows: list[dict[str, Any]], is_duplicate: bool) -> Any:
     row = rows[0]
     errors = [
         TaskError(exception_class_path=found["attempt_set__exception_class"], traceback=found["attempt_set__traceback"])
@@ -188,6 +204,7 @@ def result_from(rows: list[dict[str, Any]]) -> Any:
         worker_ids=[*row["worker_ids"], *running],
         errors=errors,
         return_value=row["return_value"],
+        is_duplicate=is_duplicate,
     )
 
 
@@ -205,8 +222,9 @@ def result_of(
     worker_ids: list[str] | None = None,
     errors: list[Any] | None = None,
     return_value: Any = None,
+    is_duplicate: bool = False,
 ) -> Any:
-    result: Any = TaskResult(
+    result: Any = JobResult(
         task=task,
         id=str(id),
         status=STATUS[State(state)],
@@ -219,6 +237,7 @@ def result_of(
         backend=task.backend,
         errors=errors or [],
         worker_ids=worker_ids or [],
+        is_duplicate=is_duplicate,
     )
     object.__setattr__(result, "_return_value", return_value)
     return result
@@ -247,7 +266,7 @@ def bare_task(path: str) -> Any:
     function = FunctionType(gone.__code__, {"ImproperlyConfigured": ImproperlyConfigured}, name, None, gone.__closure__)
     function.__module__, function.__qualname__ = module, name
     task = object.__new__(JobTask)
-    for field in JobTask.__dataclass_fields__.values():
-        object.__setattr__(task, field.name, field.default)
+    for known in JobTask.__dataclass_fields__.values():
+        object.__setattr__(task, known.name, known.default)
     object.__setattr__(task, "func", function)
     return task

@@ -13,9 +13,7 @@ from . import annotations, conf, payload
 from .compat import Task, task_backends
 
 # Options that a later version brings. They are refused, never ignored.
-NOT_BUILT = frozenset(
-    {"dedupe_key", "on_duplicate", "concurrency_key", "max_concurrent", "group_key", "expires_after", "schedule"}
-)
+NOT_BUILT = frozenset({"concurrency_key", "max_concurrent", "group_key", "expires_after", "schedule"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,8 @@ class JobTask(Task):  # type: ignore[misc]
     permanent_errors: tuple[type[BaseException], ...] = ()  # exceptions that no retry can help
     transactional: bool = False  # the task's writes and its success commit together
     idempotency_key: str | Callable[..., str] | None = None  # format string over the payload, or callable
+    dedupe_key: str | Callable[..., str] | None = None  # as idempotency_key: one job for a key until it ends
+    on_duplicate: str = "return"  # the job that holds the key, "raise", or "replace" what waits
     on_uncertain: str = "retry"  # with idempotency_key, when nobody knows whether the effect happened
     schema_version: int = 1  # of the payload's shape
     # By version: takes what a job of it was called with, and returns the keyword arguments of the next version.
@@ -47,8 +47,10 @@ class JobTask(Task):  # type: ignore[misc]
         return restored, (self.module_path, changes_to(self))
 
     def using(self, *, run_after: Any = None, **options: Any) -> Self:
-        """Return a copy with other options: Django's four, and for one call `idempotency_key`, `max_attempts` and
-        `timeout`. `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock.
+        """Return a copy with other options: Django's four, and for one call `idempotency_key`, `dedupe_key`,
+        `on_duplicate`, `max_attempts` and `timeout`.
+
+        `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock.
 
         Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one, or for a
         `run_after` that is no moment.
@@ -89,7 +91,8 @@ def annotations_of(task: Any) -> str:
 
 DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
 OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay"}
-PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "max_attempts", "timeout"}
+PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate"}
+PER_CALL |= {"max_attempts", "timeout"}
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -148,7 +151,10 @@ def check_options(task: JobTask) -> None:
         isinstance(kind, type) and issubclass(kind, BaseException) for kind in task.permanent_errors
     ):
         raise wrong(task, "permanent_errors", f"takes a tuple of exception classes, not {task.permanent_errors!r}")
+    if task.on_duplicate not in ("return", "raise", "replace"):
+        raise wrong(task, "on_duplicate", f"must be 'return', 'raise' or 'replace', not {task.on_duplicate!r}")
     check_key(task, "idempotency_key", task.idempotency_key)
+    check_key(task, "dedupe_key", task.dedupe_key)
     if not isinstance(task.allow_secrets, tuple) or not all(isinstance(path, str) for path in task.allow_secrets):
         raise wrong(
             task, "allow_secrets", f"takes a tuple of paths like \"headers['X-Key']\", not {task.allow_secrets!r}"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from django.db import transaction
 
-from . import annotations, payload, validation
+from . import annotations, duplicates, payload, validation
 from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
@@ -19,6 +19,7 @@ class Payload(NamedTuple):
     args: str
     kwargs: str
     idempotency_key: str
+    dedupe_key: str
 
 
 def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Payload:
@@ -26,13 +27,13 @@ def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: 
     mode = task.annotations or options.annotations
     if mode == "convert":
         args, kwargs = annotations.dumped(task, mode, args, kwargs)
-    key = idempotency_key(task, args, kwargs)
+    keys = keys_of(task, args, kwargs)
     texts = payload.encoded(task.name, args, kwargs, options.max_payload)
     if mode == "check":
         annotations.dumped(task, mode, args, kwargs)
     validate(task, mode, args, kwargs)
     guard_secrets(task, args, kwargs, options)
-    return Payload(*texts, key)
+    return Payload(*texts, *keys)
 
 
 def new_job(task: Any, found: Payload, options: Options) -> NewJob:
@@ -54,6 +55,7 @@ def new_job(task: Any, found: Payload, options: Options) -> NewJob:
         idempotency_key=found.idempotency_key,
         run_after=task.run_after,
         delay=task.delay,
+        dedupe_key=found.dedupe_key,
     )
 
 
@@ -71,23 +73,34 @@ def guard_secrets(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], opt
     payload.refuse_secrets(task.func, task.takes_context, args, kwargs, task.allow_secrets, options.secrets)
 
 
-def idempotency_key(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """Return the key of a call, once it is known to fit the task. Raises: InvalidPayload naming the argument."""
-    template = task.idempotency_key
-    if template is None and payload.fit(task.func, task.takes_context)(args, kwargs):
-        return ""
-    arguments = payload.bound(task.func, task.takes_context, args, kwargs)
-    if template is None:
-        return ""
-    return payload.key_for("idempotency_key", template, task.name, arguments.arguments)
+def keys_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the idempotency key and the dedupe key of a call, once it is known to fit the task; "" for none.
+
+    Raises: InvalidPayload naming the argument.
+    """
+    templates = {"idempotency_key": task.idempotency_key, "dedupe_key": task.dedupe_key}
+    wanted = any(template is not None for template in templates.values())
+    if not wanted and payload.fit(task.func, task.takes_context)(args, kwargs):
+        return ["", ""]
+    arguments = payload.bound(task.func, task.takes_context, args, kwargs).arguments
+    return [
+        "" if template is None else payload.key_for(name, template, task.name, arguments)
+        for name, template in templates.items()
+    ]
 
 
-def add(job: NewJob) -> Inserted:
+def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     """Insert a job and wake workers if it is due. Transaction: joins the caller's.
 
     Outside of one the notification travels with the row: nobody waits for a second commit.
+    Raises: DuplicateJob.
     """
     store = storage()
+    if job.dedupe_key:
+        added = duplicates.add_unless_held(job, on_duplicate)
+        if added.state == State.READY:
+            wake(job.queue_name)
+        return added
     connection = store.connection
     is_alone = not connection.in_atomic_block and connection.get_autocommit()
     if not is_alone or job.delay is not None or job.run_after is not None:
@@ -112,7 +125,10 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
 
     Transaction: joins the caller's, or opens one for all of them.
     """
-    store, texts, keys = storage(), [], []
+    store = storage()
+    texts: list[str] = []
+    keys: list[str] = []
+    dedupe_keys: list[str] = []
     template = None
     for kwargs in payloads:
         if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
@@ -123,13 +139,19 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
             template = new_job(task, found, options)
         texts.append(found.kwargs)
         keys.append(found.idempotency_key)
+        dedupe_keys.append(found.dedupe_key)
     if template is None:
         return [], []
-    with transaction.atomic(using=store.alias, savepoint=False):
-        inserted = store.insert_many(template, texts, keys if any(keys) else ())
-        if inserted[0].state == State.READY:
+    # Who is told of a duplicate may go on with the caller's transaction.
+    with transaction.atomic(using=store.alias, savepoint=any(dedupe_keys)):
+        idempotency_keys = keys if any(keys) else ()
+        if any(dedupe_keys):
+            added = duplicates.add_many_unless_held(template, texts, idempotency_keys, dedupe_keys, task.on_duplicate)
+        else:
+            added = store.insert_many(template, texts, idempotency_keys)
+        if any(row.state == State.READY for row in added):
             wake(template.queue_name)
-    return texts, inserted
+    return texts, added
 
 
 def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[Any]:
@@ -137,7 +159,8 @@ def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[A
 
     Shape: a sequence that makes each result when it is asked for.
 
-    Raises: InvalidPayload for the first one that cannot be enqueued; then none is.
+    Raises: InvalidPayload, or with on_duplicate="raise" DuplicateJob, for the first one that cannot be enqueued; then
+    none is.
     Transaction: joins the caller's, or opens one for all of them.
     """
     backend = task.get_backend()

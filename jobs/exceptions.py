@@ -50,6 +50,14 @@ class QueueFull(Exception):
         self.retry_after = retry_after
 
 
+class DuplicateJob(Exception):
+    """Enqueue was refused: job `job_id` holds the dedupe key `key` until it ends. None: it cannot be seen from here."""
+
+    def __init__(self, key: str, job_id: int | None, held: str) -> None:
+        super().__init__(f"dedupe key {key!r} is held {held}")
+        self.key, self.job_id = key, job_id
+
+
 class JobEnded(Exception):
     """What `task_finished` is sent with when a job failed without an exception of its own: its worker was lost, say."""
 

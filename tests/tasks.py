@@ -146,3 +146,8 @@ def unstorable() -> Any:
 
 
 not_a_task = 42
+
+
+@task(dedupe_key="once:{user}")
+def once_a_user(user: int) -> int:
+    return user

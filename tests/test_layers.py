@@ -26,7 +26,7 @@ LAYERS = [
     | {"decorator", "logs"},
     {"models"},
     {"storage"},
-    {"enqueue", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry", "stats", "tally"},
+    {"enqueue", "duplicates", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry", "stats", "tally"},
     {"backend", "worker"},
     {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"}
     | {"pytest_plugin"},

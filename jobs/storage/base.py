@@ -6,7 +6,7 @@ Every method uses the calling thread's connection and opens a transaction of its
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -20,10 +20,13 @@ from django.db.utils import DataError, IntegrityError, InterfaceError, InternalE
 from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
 from ..outcomes import Settlement, Success
-from ..states import ENDED, RecordState, State
+from ..states import ENDED, WAITING, RecordState, State
 
 # Of payloads that travel as one JSON text. PostgreSQL takes an array of 256 MB, and numbers grow eightfold on the way.
 PORTION_CHARACTERS = 16_000_000
+
+# What a job that waits takes over from another one with its dedupe key.
+REPLACED = ("args", "kwargs", "schema_version", "idempotency_key", "run_after", "state")
 
 ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
 
@@ -68,10 +71,24 @@ class NewJob(NamedTuple):
     idempotency_key: str = ""
     run_after: datetime | None = None
     delay: timedelta | None = None
+    dedupe_key: str = ""
 
 
 class Inserted(NamedTuple):
+    """What became of a job. `is_duplicate`: it is another's row, which held the dedupe key already."""
+
     id: int
+    state: str
+    enqueued_at: datetime
+    run_after: datetime | None
+    is_duplicate: bool = False
+
+
+class Holder(NamedTuple):
+    """The job that holds a dedupe key."""
+
+    id: int
+    task_path: str
     state: str
     enqueued_at: datetime
     run_after: datetime | None
@@ -174,6 +191,58 @@ class Storage:
         calls = zip(kwargs, keys, strict=True)
         return self.insert([template._replace(kwargs=text, idempotency_key=key) for text, key in calls])
 
+    def insert_many_unless_held(
+        self, template: NewJob, kwargs: Sequence[str], dedupe_keys: Sequence[str], idempotency_keys: Sequence[str] = ()
+    ) -> list[Inserted | None]:
+        """Do as `insert_many` does; None stands for a job that was not added.
+
+        Its dedupe key is held, or was taken by an earlier one of these. Transaction: joins the caller's.
+        """
+        keys = idempotency_keys or [""] * len(kwargs)
+        calls = zip(kwargs, keys, dedupe_keys, strict=True)
+        return [
+            self.insert_unless_held(template._replace(kwargs=text, idempotency_key=key, dedupe_key=lock))
+            for text, key, lock in calls
+        ]
+
+    def insert_unless_held(self, row: NewJob) -> Inserted | None:
+        """Add a job, unless another that has not ended holds its dedupe key: None then. The constraint decides.
+
+        Whoever holds it in a transaction that is still open is waited for. Transaction: joins the caller's.
+        """
+        try:
+            with self.atomic():
+                return self.insert([row])[0]
+        except IntegrityError:
+            if row.dedupe_key not in self.holders([row.dedupe_key]):
+                raise
+            return None
+
+    def holders(self, dedupe_keys: Collection[str]) -> dict[str, Holder]:
+        """Return who holds these keys, by key."""
+        found: dict[str, Holder] = {}
+        for part in portions(keys := sorted(dedupe_keys), 500):
+            jobs = self.jobs.filter(dedupe_lock__in=keys[part])
+            found |= {row[0]: Holder(*row[1:]) for row in jobs.values_list("dedupe_lock", *Holder._fields)}
+        return found
+
+    def replace(self, row: NewJob) -> Inserted | None:
+        """Give this payload and time to the job of this task that holds the dedupe key and waits; None: none does.
+
+        Transaction: joins the caller's.
+        """
+        with self.atomic():
+            waiting = self.jobs.filter(dedupe_lock=row.dedupe_key, task_path=row.task_path, state__in=WAITING)
+            old = waiting.select_for_update().first()
+            if old is None:
+                return None
+            new = self.job_from(row, self.now())
+            changes = {name: getattr(new, name) for name in REPLACED}
+            changes["ready_at"] = old.ready_at if old.ready_at and new.ready_at else new.ready_at
+            if not waiting.filter(pk=old.pk).update(**changes):
+                return None
+        return Inserted(old.pk, new.state, old.enqueued_at, new.run_after, is_duplicate=True)
+
     def job_from(self, row: NewJob, moment: datetime) -> Job:
         run_after = moment + row.delay if row.delay else row.run_after
         due = run_after is None or run_after <= moment
@@ -181,6 +250,7 @@ class Storage:
         return Job(
             **columns
             | {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs), "run_after": run_after}
+            | {"dedupe_lock": row.dedupe_key or None}
             | {"state": State.READY if due else State.SCHEDULED}
             | {"enqueued_at": moment, "ready_at": moment if due else None}
         )

@@ -36,19 +36,23 @@ def column(name: str) -> str:
     return f"job.{name}::text" if name in JSON_COLUMNS else f"job.{name}"
 
 
-INSERT = """
+COLUMNS = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
     max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
-    attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids, dedupe_key,
-    progress_message)
+    attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids,
+    progress_message, dedupe_key, dedupe_lock{more})
 """
 VALUES = """
     %(task_path)s, %(backend)s, %(queue_name)s, %(priority)s, %(args)s::jsonb, {kwargs}, %(schema_version)s,
     %(max_attempts)s, %(max_crashes)s, %(timeout)s::interval, {idempotency_key},
     {state}, statement_timestamp(), {due}, {ready_at},
-    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', ''
+    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', {dedupe_key}, {dedupe_lock}
 """
+INSERT = COLUMNS.format(more="")
 RETURNING = "RETURNING id, state, enqueued_at, run_after"
+UNLESS_HELD = "ON CONFLICT (dedupe_lock) WHERE dedupe_lock IS NOT NULL DO NOTHING"
+KEYLESS = {"dedupe_key": "''", "dedupe_lock": "NULL"}
+KEYED = {"dedupe_key": "%(dedupe_key)s", "dedupe_lock": "%(dedupe_key)s"}
 ONE = {"kwargs": "%(kwargs)s::jsonb", "idempotency_key": "%(idempotency_key)s"}
 DUE = "COALESCE(statement_timestamp() + %(delay)s::interval, %(run_after)s::timestamptz)"
 BY_TIME = {
@@ -57,10 +61,13 @@ BY_TIME = {
     "ready_at": f"CASE WHEN {DUE} > statement_timestamp() THEN NULL ELSE statement_timestamp() END",
 }
 AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()"}
-INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME)}) {RETURNING}"
+INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYLESS)}) {RETURNING}"
+INSERT_KEYED = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYED)}) {UNLESS_HELD} {RETURNING}"
 # Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time. Its
 # moment comes back without a time zone: the driver reads that many times faster.
-INSERT_NOW = f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE)}) RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
+INSERT_NOW = (
+    f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE, **KEYLESS)}) RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
+)
 OF_ONE_CALL = ("args", "kwargs", "idempotency_key")
 OF_ITS_TASK = (
     *("task_path", "backend", "queue_name", "priority"),
@@ -69,15 +76,39 @@ OF_ITS_TASK = (
 of_its_task, of_one_call = attrgetter(*OF_ITS_TASK), attrgetter(*OF_ONE_CALL)
 # What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
 # order of the rows; RETURNING itself promises no order.
+MANY = {"kwargs": "v.kwargs", "idempotency_key": "COALESCE(v.idempotency_key, '')"}
 INSERT_MANY = f"""
 WITH added AS (
-    {INSERT} SELECT {VALUES.format(kwargs="v.kwargs", idempotency_key="COALESCE(v.idempotency_key, '')", **BY_TIME)}
+    {INSERT} SELECT {VALUES.format(**MANY, **BY_TIME, **KEYLESS)}
     FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]))
         WITH ORDINALITY AS v(kwargs, idempotency_key, place)
     ORDER BY v.place
     {RETURNING}
 )
 SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) FROM added
+"""
+# With ids given before, so that rows can be inserted in the order of their keys: two producers that wait for each
+# other's would never end.
+INSERT_MANY_KEYED = f"""
+WITH added AS (
+    {COLUMNS.format(more=", id")}
+    SELECT {VALUES.format(**MANY, **BY_TIME, dedupe_key="v.dedupe_key", dedupe_lock="v.dedupe_key")}, v.id
+    FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
+        unnest(%(dedupe_keys)s::text[]), unnest(%(ids)s::bigint[]))
+        WITH ORDINALITY AS v(kwargs, idempotency_key, dedupe_key, id, place)
+    ORDER BY v.place
+    {UNLESS_HELD} {RETURNING}
+)
+SELECT COALESCE(array_agg(id), ARRAY[]::bigint[]), min(state), min(enqueued_at), min(run_after) FROM added
+"""
+NEXT_IDS = "SELECT nextval(pg_get_serial_sequence('jobs_job', 'id')) FROM generate_series(1, %s)"
+REPLACE = f"""
+UPDATE jobs_job SET args = %(args)s::jsonb, kwargs = %(kwargs)s::jsonb, schema_version = %(schema_version)s,
+    idempotency_key = %(idempotency_key)s, run_after = {DUE}, state = {BY_TIME["state"]},
+    ready_at = CASE WHEN {DUE} > statement_timestamp() THEN NULL
+        WHEN state = 'ready' THEN ready_at ELSE statement_timestamp() END
+WHERE dedupe_lock = %(dedupe_key)s AND task_path = %(task_path)s AND state IN ('scheduled', 'ready')
+{RETURNING}
 """
 CHUNK = 10_000  # payloads in one statement
 
@@ -296,6 +327,39 @@ class PostgresStorage(Storage):
                 ids, *same = cursor.fetchone()
                 inserted.extend(Inserted(job_id, *same) for job_id in ids)
         return inserted
+
+    def insert_many_unless_held(
+        self, template: NewJob, kwargs: Sequence[str], dedupe_keys: Sequence[str], idempotency_keys: Sequence[str] = ()
+    ) -> list[Inserted | None]:
+        inserted: dict[int, Inserted] = {}
+        places = sorted(range(len(kwargs)), key=dedupe_keys.__getitem__)
+        texts = [kwargs[place] for place in places]
+        arguments = template._asdict()
+        with self.connection.cursor() as cursor:
+            cursor.execute(NEXT_IDS, [len(kwargs)])
+            ids = [row[0] for row in cursor.fetchall()]
+            for part in portions(texts, CHUNK):
+                arguments["kwargs"] = f"[{','.join(texts[part])}]"
+                arguments["idempotency_keys"] = [idempotency_keys[place] for place in places[part] if idempotency_keys]
+                arguments["dedupe_keys"] = [dedupe_keys[place] for place in places[part]]
+                arguments["ids"] = [ids[place] for place in places[part]]
+                cursor.execute(INSERT_MANY_KEYED, arguments)
+                added, *same = cursor.fetchone()
+                inserted |= {job_id: Inserted(job_id, *same) for job_id in added}
+        return [inserted.get(job_id) for job_id in ids]
+
+    def insert_unless_held(self, row: NewJob) -> Inserted | None:
+        return self.changed_by(INSERT_KEYED, row)
+
+    def replace(self, row: NewJob) -> Inserted | None:
+        changed = self.changed_by(REPLACE, row)
+        return changed and changed._replace(is_duplicate=True)
+
+    def changed_by(self, sql: str, row: NewJob) -> Inserted | None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, row._asdict())
+            found = cursor.fetchone()
+            return Inserted(*found) if found else None
 
     def claim(
         self,

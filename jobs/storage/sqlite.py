@@ -11,6 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from ..leases import CLAIMED, Lease
+from ..models import Job
 from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import ANY_QUEUE, Inserted, NewJob, Place, Pulse, Storage, Watch, by_id, portions
@@ -22,12 +23,13 @@ BOOLEANS = frozenset({"suspect", "cancel_requested"})
 INSERT_MANY = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts, max_crashes,
     timeout, idempotency_key, state, enqueued_at, run_after, ready_at, attempts, forgiven_attempts, crashes, suspect,
-    cancel_requested, leased_by, lease_token, worker_ids, dedupe_key, progress_message)
+    cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock)
 SELECT :task_path, :backend, :queue_name, :priority, :args, call.value, :schema_version, :max_attempts, :max_crashes,
     :timeout, COALESCE(json_extract(:keys, '$[' || call.key || ']'), ''), :state, :now, :run_after, :ready_at,
-    0, 0, 0, 0, 0, '', 0, '[]', '', ''
-FROM json_each(:calls) AS call ORDER BY call.key
-RETURNING id
+    0, 0, 0, 0, 0, '', 0, '[]', '', COALESCE(json_extract(:dedupe_keys, '$[' || call.key || ']'), ''),
+    json_extract(:dedupe_keys, '$[' || call.key || ']')
+FROM json_each(:calls) AS call WHERE TRUE ORDER BY call.key
+ON CONFLICT (dedupe_lock) DO NOTHING RETURNING id, dedupe_key
 """
 CHUNK = 2_000  # payloads in one statement
 
@@ -86,6 +88,26 @@ class SQLiteStorage(Storage):
     def insert_many(
         self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
     ) -> list[Inserted]:
+        job, added = self.insert_all(template, kwargs, idempotency_keys)
+        return [Inserted(job_id, job.state, job.enqueued_at, job.run_after) for job_id, _ in sorted(added)]
+
+    def insert_many_unless_held(
+        self, template: NewJob, kwargs: Sequence[str], dedupe_keys: Sequence[str], idempotency_keys: Sequence[str] = ()
+    ) -> list[Inserted | None]:
+        job, added = self.insert_all(template, kwargs, idempotency_keys, dedupe_keys)
+        same = job.state, job.enqueued_at, job.run_after
+        rows = {key: Inserted(job_id, *same) for job_id, key in added}
+        # Of several payloads with one key the first was added.
+        return [rows.pop(key, None) for key in dedupe_keys]
+
+    def insert_all(
+        self,
+        template: NewJob,
+        kwargs: Sequence[str],
+        idempotency_keys: Sequence[str],
+        dedupe_keys: Sequence[str] = (),
+    ) -> tuple[Job, list[tuple[int, str]]]:
+        """Return what all have in common, and id and dedupe key of each that was added."""
         job = self.job_from(template._replace(kwargs="{}"), self.now())
         arguments = template._asdict() | {
             "timeout": None if template.timeout is None else template.timeout // timedelta(microseconds=1),
@@ -95,12 +117,14 @@ class SQLiteStorage(Storage):
             "ready_at": stored(job.ready_at),
         }
         del arguments["delay"]
-        ids: list[int] = []
+        added: list[tuple[int, str]] = []
         with self.atomic():
             for part in portions(kwargs, CHUNK):
-                rows = {"calls": f"[{','.join(kwargs[part])}]", "keys": json.dumps(idempotency_keys[part])}
-                ids.extend(row[0] for row in self.execute(INSERT_MANY, arguments | rows).fetchall())
-        return [Inserted(job_id, job.state, job.enqueued_at, job.run_after) for job_id in sorted(ids)]
+                arguments["calls"] = f"[{','.join(kwargs[part])}]"
+                arguments["keys"] = json.dumps(idempotency_keys[part])
+                arguments["dedupe_keys"] = json.dumps(dedupe_keys[part])
+                added.extend(self.execute(INSERT_MANY, arguments).fetchall())
+        return job, added
 
     def claim(
         self,

@@ -1,0 +1,384 @@
+"""One job for a dedupe key, from its enqueue to its end: the constraint decides, whoever enqueues at once."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
+
+from jobs import DuplicateJob, enqueue_many, lifecycle, task
+from jobs.compat import TaskResultStatus, task_enqueued
+from jobs.exceptions import InvalidPayload
+from jobs.models import DeadLetter, Job
+from jobs.states import State
+from jobs.storage import storage
+from jobs.testing import run_jobs
+from tests import tasks
+
+pytestmark = pytest.mark.django_db
+LATER = timedelta(hours=1)
+
+
+def keyed(key: str = "k", **options: Any) -> Any:
+    return tasks.add.using(dedupe_key=key, **options)
+
+
+def test_a_second_enqueue_returns_the_first_job_and_says_so():
+    first = keyed().enqueue(1, b=2)
+    second = keyed().enqueue(3, b=4)
+
+    assert (first.is_duplicate, second.is_duplicate) == (False, True)
+    assert second.id == first.id
+    assert (second.args, second.kwargs) == ([1], {"b": 2})
+    job = Job.objects.get()
+    assert (job.dedupe_key, job.dedupe_lock) == ("k", "k")
+    assert tasks.add.get_result(second.id) == second
+
+
+def test_other_keys_and_jobs_without_one_are_not_held_back():
+    keyed("a").enqueue(1)
+    keyed("b").enqueue(1)
+    tasks.add.enqueue(1)
+    tasks.add.enqueue(1)
+
+    assert Job.objects.count() == 4
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"state": State.SCHEDULED, "run_after": "2999-01-01T00:00Z"},
+        {"state": State.RUNNING, "leased_by": "w", "lease_expires_at": "2999-01-01T00:00Z"},
+    ],
+)
+def test_a_key_is_held_while_its_job_is_scheduled_or_runs(state):
+    first = keyed().enqueue(1)
+    Job.objects.update(**state)
+
+    second = keyed().enqueue(2)
+
+    assert second.id == first.id
+    assert second.status == (TaskResultStatus.RUNNING if state["state"] == State.RUNNING else TaskResultStatus.READY)
+
+
+def succeed() -> None:
+    run_jobs()
+
+
+def die() -> None:
+    Job.objects.update(args=["not", "three", "arguments"])
+    run_jobs()
+
+
+def be_cancelled() -> None:
+    lifecycle.cancel(Job.objects.values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize("end", [succeed, die, be_cancelled])
+def test_any_end_lets_the_next_in(end: Callable[[], None]):
+    keyed().enqueue(1)
+    end()
+
+    assert not keyed().enqueue(1).is_duplicate
+    assert Job.objects.get(dedupe_lock="k").state == State.READY
+    assert Job.objects.count() == 2
+
+
+def test_a_replay_takes_its_key_again_or_says_who_holds_it():
+    keyed().enqueue(1)
+    die()
+    holder = keyed().enqueue(2)
+
+    report = lifecycle.replay(DeadLetter.objects.all(), by="somebody")
+    assert [why for _, why in report.skipped] == [f"its dedupe key 'k' is held by job {holder.id}"]
+
+    lifecycle.cancel([int(holder.id)])
+    assert lifecycle.replay(DeadLetter.objects.all(), by="somebody").done
+    assert keyed().enqueue(3).is_duplicate
+
+
+def test_a_key_may_be_made_of_the_payload(settings):
+    for user in (1, 1, 2):
+        tasks.once_a_user.enqueue(user=user)
+
+    assert set(Job.objects.values_list("dedupe_key", flat=True)) == {"once:1", "once:2"}
+
+
+def test_raise_names_the_job_that_holds_the_key():
+    first = keyed().enqueue(1)
+
+    with pytest.raises(DuplicateJob, match=f"dedupe key 'k' is held by job {first.id}, which is ready") as refusal:
+        keyed(on_duplicate="raise").enqueue(2)
+
+    assert (refusal.value.key, refusal.value.job_id) == ("k", int(first.id))
+    keyed("other", on_duplicate="raise").enqueue(2)
+
+
+@pytest.mark.parametrize("on_duplicate", ["return", "raise", "replace"])
+def test_a_job_of_another_task_is_no_duplicate_but_an_error(on_duplicate):
+    keyed().enqueue(1)
+
+    with pytest.raises(DuplicateJob, match=r"of another task, tests\.tasks\.add"):
+        tasks.say.using(dedupe_key="k", on_duplicate=on_duplicate).enqueue(what="x")
+
+
+def test_replace_gives_what_waits_its_payload_and_its_time():
+    first = keyed(run_after=LATER).enqueue(1)
+    before = Job.objects.get()
+
+    second = keyed(run_after=2 * LATER, on_duplicate="replace").enqueue(2, b=3)
+
+    after = Job.objects.get()
+    assert (second.id, second.is_duplicate) == (first.id, True)
+    assert (second.args, second.kwargs) == ([2], {"b": 3}) == (after.args, after.kwargs)
+    assert after.run_after - before.run_after >= LATER
+    assert after.enqueued_at == before.enqueued_at
+
+
+def test_replace_may_make_a_later_job_due_and_a_due_one_later():
+    keyed(run_after=LATER).enqueue(1)
+    keyed(on_duplicate="replace").enqueue(2)
+    job = Job.objects.get()
+    assert (job.state, job.run_after, job.ready_at is None) == (State.READY, None, False)
+    place = job.ready_at
+
+    keyed(on_duplicate="replace").enqueue(3)
+    assert Job.objects.get().ready_at == place, "it keeps its place"
+
+    keyed(run_after=LATER, on_duplicate="replace").enqueue(4)
+    job = Job.objects.get()
+    assert (job.state, job.ready_at) == (State.SCHEDULED, None)
+
+
+def test_replace_leaves_a_running_job_alone():
+    keyed().enqueue(1)
+    Job.objects.update(state=State.RUNNING, leased_by="w", lease_expires_at="2999-01-01T00:00Z")
+
+    second = keyed(on_duplicate="replace").enqueue(2)
+
+    assert (second.is_duplicate, second.status, second.args) == (True, TaskResultStatus.RUNNING, [1])
+    assert Job.objects.get().args == [1]
+
+
+def test_a_duplicate_is_not_announced():
+    heard: list[Any] = []
+
+    def listen(task_result: Any, **kwargs: Any) -> None:
+        heard.append(task_result.id)
+
+    task_enqueued.connect(listen)
+    try:
+        first = keyed().enqueue(1)
+        keyed().enqueue(1)
+        enqueue_many(keyed(), [{"a": 1}, {"a": 2}])
+    finally:
+        task_enqueued.disconnect(listen)
+
+    assert heard == [first.id]
+
+
+# Many
+
+
+def test_many_add_one_job_for_a_key_and_return_a_result_for_each_in_order():
+    held = tasks.once_a_user.enqueue(user=3)
+
+    results = enqueue_many(tasks.once_a_user, [{"user": user} for user in (5, 3, 4, 5, 1)])
+
+    assert [result.kwargs["user"] for result in results] == [5, 3, 4, 5, 1]
+    assert [result.is_duplicate for result in results] == [False, True, False, True, False]
+    assert results[1].id == held.id
+    assert results[3].id == results[0].id
+    assert Job.objects.count() == 4
+    ids = [int(results[place].id) for place in (0, 2, 4)]
+    assert ids == sorted(ids), "first come, first served"
+
+
+def test_many_with_one_key_for_all_are_one_job():
+    results = enqueue_many(keyed(), ({"a": n} for n in range(5)))
+
+    assert {result.id for result in results} == {str(Job.objects.get().pk)}
+    assert Job.objects.get().kwargs == {"a": 0}
+
+
+def test_many_of_which_the_last_replaces():
+    results = enqueue_many(keyed(on_duplicate="replace"), [{"a": n} for n in range(5)])
+
+    assert [result.is_duplicate for result in results] == [False, True, True, True, True]
+    assert Job.objects.get().kwargs == {"a": 4}
+
+
+def test_many_of_which_one_is_a_duplicate_are_refused_together():
+    tasks.once_a_user.enqueue(user=3)
+
+    with pytest.raises(DuplicateJob, match="'once:3'"):
+        enqueue_many(tasks.once_a_user.using(on_duplicate="raise"), [{"user": user} for user in (1, 2, 3)])
+
+    assert Job.objects.count() == 1
+
+
+def test_many_with_both_keys_keep_them_apart():
+    many = tasks.once_a_user.using(idempotency_key="i:{user}")
+    enqueue_many(many, [{"user": 2}, {"user": 1}, {"user": 2}])
+
+    found = Job.objects.order_by("pk").values_list("kwargs", "idempotency_key", "dedupe_key")
+    assert list(found) == [({"user": 2}, "i:2", "once:2"), ({"user": 1}, "i:1", "once:1")]
+
+
+@pytest.mark.parametrize("size", [25_000])
+def test_very_many_come_in_chunks(size):
+    half = [{"user": user} for user in range(0, size, 2)]
+    enqueue_many(tasks.once_a_user, half)
+
+    results = enqueue_many(tasks.once_a_user, ({"user": user} for user in range(size)))
+
+    assert len(results) == size == Job.objects.count()
+    assert sum(row.is_duplicate for row in results.rows) == len(half)
+
+
+# Transactions and races
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rollback_of_the_first_lets_the_second_in():
+    with transaction.atomic():
+        keyed().enqueue(1)
+        transaction.set_rollback(True)
+
+    assert not keyed().enqueue(2).is_duplicate
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_duplicate_does_not_break_the_caller_s_transaction():
+    keyed().enqueue(1)
+
+    with transaction.atomic():
+        keyed().enqueue(2)
+        enqueue_many(keyed(), [{"a": 3}])
+        with pytest.raises(DuplicateJob):
+            keyed(on_duplicate="raise").enqueue(4)
+        tasks.add.enqueue(5)
+
+    assert Job.objects.count() == 2
+
+
+def at_once(*acts: Callable[[], Any]) -> list[Any]:
+    """Do all at once, each in a thread with a connection of its own."""
+    found: list[Any] = [None] * len(acts)
+    start = threading.Barrier(len(acts))
+
+    def run(place: int) -> None:
+        try:
+            start.wait(10)
+            found[place] = acts[place]()
+        except BaseException as error:
+            found[place] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(acts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("on_duplicate", ["return", "replace"])
+def test_of_many_that_enqueue_one_key_at_once_one_adds_the_job(on_duplicate):
+    def hammer() -> list[Any]:
+        return [keyed(on_duplicate=on_duplicate).enqueue(n) for n in range(20)]
+
+    found = [result for results in at_once(*[hammer] * 4) for result in results]
+
+    assert [result.is_duplicate for result in found].count(False) == 1
+    assert {result.id for result in found} == {str(Job.objects.get().pk)}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_key_that_is_released_all_the_time_never_has_two_jobs_and_is_never_refused():
+    def hammer() -> int:
+        return sum(not keyed().enqueue(n).is_duplicate for n in range(30))
+
+    def end_them() -> int:
+        ended = 0
+        for _ in range(60):
+            for pk in Job.objects.filter(state=State.READY).values_list("pk", flat=True):
+                ended += len(lifecycle.cancel([pk]).done)
+        return ended
+
+    *added, ended = at_once(hammer, hammer, end_them)
+
+    assert all(isinstance(count, int) for count in [*added, ended]), added
+    assert Job.objects.count() == sum(added)
+    assert Job.objects.filter(state=State.READY).count() <= 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_producers_of_the_same_many_in_opposite_orders_both_get_through():
+    def many(users: range) -> Callable[[], Any]:
+        return lambda: list(enqueue_many(tasks.once_a_user, [{"user": user} for user in users]))
+
+    up, down = at_once(many(range(500)), many(range(499, -1, -1)))
+
+    assert len(up) == len(down) == Job.objects.count() == 500
+    assert {result.id for result in up} == {result.id for result in down}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_holds_the_key_in_an_open_transaction_is_waited_for(vendor, eventually):
+    if vendor != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    inserted, may_end = threading.Event(), threading.Event()
+
+    def hold() -> Any:
+        with transaction.atomic():
+            result = keyed().enqueue(1)
+            inserted.set()
+            assert may_end.wait(20)
+        return result
+
+    def follow() -> Any:
+        assert inserted.wait(20)
+        threading.Timer(0.3, may_end.set).start()
+        return keyed().enqueue(2)
+
+    first, second = at_once(hold, follow)
+
+    assert (second.id, second.is_duplicate) == (first.id, True)
+
+
+def test_the_storage_finds_holders_of_many_keys(vendor):
+    enqueue_many(tasks.once_a_user, [{"user": user} for user in range(1200)])
+
+    holders = storage().holders({f"once:{user}" for user in range(0, 2400, 2)})
+
+    assert len(holders) == 600
+    assert holders["once:4"].task_path == "tests.tasks.once_a_user"
+
+
+# What is written wrong
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"on_duplicate": "ignore"}, "on_duplicate must be 'return', 'raise' or 'replace', not 'ignore'"),
+        ({"dedupe_key": "{nobody}"}, "dedupe_key names 'nobody', which is no argument"),
+        ({"dedupe_key": 3}, "dedupe_key is no format string"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_where_they_are_written(options, problem):
+    with pytest.raises(ImproperlyConfigured, match=problem):
+        task(**options)(tasks.add.func)
+    with pytest.raises(ImproperlyConfigured, match=problem):
+        tasks.add.using(**options)
+
+
+def test_a_key_that_cannot_be_made_is_refused_before_any_sql(django_assert_num_queries):
+    with django_assert_num_queries(0), pytest.raises(InvalidPayload, match="dedupe_key is longer than 255"):
+        keyed("x" * 256).enqueue(1)
