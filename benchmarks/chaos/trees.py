@@ -17,18 +17,24 @@ from ..processes import ROOT
 # From linux/prctl.h and linux/capability.h.
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
-# Of two trees: each has a supervisor and two processes, each of those three of its own, one for each of four threads,
-# one for coroutines, one for receivers of signals. A busy thread opens its own when its first task wants it.
-MOST_CONNECTIONS = 2 * (1 + 2 * (3 + 4 + 1 + 1))
+# A process has three of its own, one for each of four threads, one for coroutines, one for receivers of signals. A busy
+# thread opens its own when its first task wants it.
+OF_A_PROCESS = 3 + 4 + 1 + 1
+MOST_CONNECTIONS = 2 * (1 + 2 * OF_A_PROCESS)  # of two trees, each with a supervisor and two processes
+MOST_DATABASE_FILES = 2 * OF_A_PROCESS + 1  # SQLite's: the database and its log for each, the index of the log
 
 
 class Footprint(NamedTuple):
-    """What workers take: the most of any process, memory of the median one, all their connections. Units: MiB."""
+    """What workers take: the most of any process, memory of the median one, all their connections. Units: MiB.
+
+    `descriptors` without `database_files`, which are SQLite's.
+    """
 
     threads: int
     descriptors: int
     mib: float
     connections: int
+    database_files: int = 0
 
     def has_grown_to(self, later: "Footprint") -> str:
         """Say what has grown beyond what a busy moment explains, or nothing."""
@@ -36,6 +42,8 @@ class Footprint(NamedTuple):
             return f"from {self.threads} to {later.threads} threads in a process"
         if later.descriptors > self.descriptors + 6:
             return f"from {self.descriptors} to {later.descriptors} open files in a process"
+        if later.database_files > max(MOST_DATABASE_FILES, self.database_files):
+            return f"from {self.database_files} to {later.database_files} open files of the database in a process"
         if later.mib > 1.25 * self.mib + 10:
             return f"from {self.mib:.0f} to {later.mib:.0f} MiB in a process"
         if later.connections > max(MOST_CONNECTIONS, self.connections):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -172,19 +173,25 @@ class World:
         threads: list[int] = []
         descriptors: list[int] = []
         sizes: list[float] = []
+        files: list[int] = []
         until = time.monotonic() + REPLACED_SECONDS
         while not sizes:
             for process in self.workers():
                 with suppress(psutil.NoSuchProcess):
                     threads.append(process.num_threads())
-                    descriptors.append(process.num_fds())
+                    files.append(self.database_files_of(process))
+                    descriptors.append(process.num_fds() - files[-1])
                     sizes.append(process.memory_info().rss / (1 << 20))
             if time.monotonic() > until:
                 raise RuntimeError(f"there are no workers:\n{self.said()}")
             self.pass_time(0.1)
         count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> %s"
         connections = int(self.database.value(count, OBSERVER)) if self.server else 0
-        return Footprint(max(threads), max(descriptors), median(sizes), connections)
+        return Footprint(max(threads), max(descriptors), median(sizes), connections, max(files))
+
+    def database_files_of(self, process: psutil.Process) -> int:
+        path = os.path.realpath(urlsplit(self.database.url).path)
+        return 0 if self.server else sum(file.path.startswith(path) for file in process.open_files())
 
     def said(self) -> str:
         """Return all that worker trees have logged."""

@@ -260,6 +260,8 @@ def test_recovery_counts_from_the_kill_to_the_next_start_of_what_ran(world):
         (Footprint(15, 30, 120, 20), "MiB"),
         (Footprint(15, 40, 60, 20), "open files"),
         (Footprint(15, 30, 60, 60), "connections"),
+        (Footprint(15, 30, 60, 20, 19), ""),
+        (Footprint(15, 30, 60, 20, 20), "open files of the database"),
     ],
 )
 def test_what_grows_is_a_leak(later, said):

@@ -143,7 +143,11 @@ def deploy_over_long_jobs(world: World) -> Harm:
 def upgrade(world: World) -> Harm:
     """Run old code beside new, then replace it."""
     world.environ.pop("CHAOS_CODE", None)
-    yield 8.0
+    held: set[int] = set()
+    for _ in range(16):
+        yield 0.5
+        held |= {row[0] for row in world.database.rows("SELECT id FROM jobs_job WHERE held_since IS NOT NULL")}
+    world.record.bit("jobs held for newer code", len(held))
     while True:
         for tree in world.trees.copy():
             if tree.is_old:
@@ -151,8 +155,6 @@ def upgrade(world: World) -> Harm:
                 world.start_tree()
                 tree.send(signal.SIGTERM)
                 world.leaving.append(tree)
-        held = "SELECT count(*) FROM jobs_job WHERE held_since IS NOT NULL"
-        world.record.bit("jobs held for newer code", int(world.database.value(held)))
         yield 1e9
 
 
