@@ -9,8 +9,10 @@ from inspect import iscoroutinefunction
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
+from django.utils import timezone
 
 from . import enqueue, registry
 from .compat import (
@@ -87,6 +89,8 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
         if isinstance(task.priority, bool) or not isinstance(task.priority, int | float):
             raise InvalidTask(f"priority must be a whole number, not {task.priority!r}")
         super().validate_task(task)
+        if getattr(task, "expires_at", None) and settings.USE_TZ and timezone.is_naive(task.expires_at):
+            raise InvalidTask("expires_after must be a length of time or an aware datetime")
         if getattr(task, "transactional", False):
             self.validate_transactional(task)
 

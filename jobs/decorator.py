@@ -13,7 +13,7 @@ from . import annotations, conf, payload
 from .compat import Task, task_backends
 
 # Options that a later version brings. They are refused, never ignored.
-NOT_BUILT = frozenset({"concurrency_key", "max_concurrent", "group_key", "expires_after", "schedule"})
+NOT_BUILT = frozenset({"concurrency_key", "max_concurrent", "group_key", "schedule"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class JobTask(Task):  # type: ignore[misc]
     idempotency_key: str | Callable[..., str] | None = None  # format string over the payload, or callable
     dedupe_key: str | Callable[..., str] | None = None  # as idempotency_key: one job for a key until it ends
     on_duplicate: str = "return"  # the job that holds the key, "raise", or "replace" what waits
+    expires_after: float | timedelta | None = None  # seconds from when it is due: not started by then, it is not run
+    on_expired: str = "dead"  # a dead letter then, or "drop"
     on_uncertain: str = "retry"  # with idempotency_key, when nobody knows whether the effect happened
     schema_version: int = 1  # of the payload's shape
     # By version: takes what a job of it was called with, and returns the keyword arguments of the next version.
@@ -37,6 +39,7 @@ class JobTask(Task):  # type: ignore[misc]
     validate: Any = None
     annotations: str | None = None  # what they do to arguments: "check", "convert" or "off"
     allow_secrets: tuple[str, ...] = ()  # paths in the payload that the guard against secrets leaves alone
+    expires_at: datetime | None = None  # set by using(expires_after=<a datetime>)
     delay: timedelta | None = None  # set by using(run_after=timedelta(...)): from the moment of enqueue
 
     def __post_init__(self) -> None:
@@ -48,9 +51,10 @@ class JobTask(Task):  # type: ignore[misc]
 
     def using(self, *, run_after: Any = None, **options: Any) -> Self:
         """Return a copy with other options: Django's four, and for one call `idempotency_key`, `dedupe_key`,
-        `on_duplicate`, `max_attempts` and `timeout`.
+        `on_duplicate`, `expires_after`, `max_attempts` and `timeout`.
 
-        `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock.
+        `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock. And
+        `expires_after` a datetime: the moment itself.
 
         Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one, or for a
         `run_after` that is no moment.
@@ -63,6 +67,10 @@ class JobTask(Task):  # type: ignore[misc]
             if not isinstance(run_after, datetime):
                 raise TypeError(f"{self.name}.using(): run_after takes a datetime or a timedelta, not {run_after!r}")
             changes |= {"delay": None, "run_after": run_after}
+        if isinstance(moment := changes.get("expires_after"), datetime):
+            changes |= {"expires_after": None, "expires_at": moment}
+        elif moment is not None:
+            changes |= {"expires_at": None}
         return replace(self, **changes)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,6 +91,10 @@ class JobTask(Task):  # type: ignore[misc]
     def timeout_length(self) -> timedelta | None:
         return conf.length_or_none(self.timeout)
 
+    @property
+    def expires_length(self) -> timedelta | None:
+        return conf.length_or_none(self.expires_after)
+
 
 def annotations_of(task: Any) -> str:
     """Return what a task's annotations do: what it says itself, or its backend's option."""
@@ -90,8 +102,8 @@ def annotations_of(task: Any) -> str:
 
 
 DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
-OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay"}
-PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate"}
+OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay", "expires_at"}
+PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate", "expires_after"}
 PER_CALL |= {"max_attempts", "timeout"}
 
 
@@ -137,7 +149,7 @@ def check_options(task: JobTask) -> None:
         "max_crashes": conf.count,
         "schema_version": conf.count,
     }
-    readers |= {"annotations": conf.annotations_mode}
+    readers |= {"annotations": conf.annotations_mode, "expires_after": conf.length}
     readers |= {"backoff": conf.policy, "timeout": conf.length, "delay": conf.length_or_zero}
     for name, reader in readers.items():
         if (value := getattr(task, name)) is not None:
@@ -153,6 +165,8 @@ def check_options(task: JobTask) -> None:
         raise wrong(task, "permanent_errors", f"takes a tuple of exception classes, not {task.permanent_errors!r}")
     if task.on_duplicate not in ("return", "raise", "replace"):
         raise wrong(task, "on_duplicate", f"must be 'return', 'raise' or 'replace', not {task.on_duplicate!r}")
+    if task.on_expired not in ("dead", "drop"):
+        raise wrong(task, "on_expired", f"must be 'dead' or 'drop', not {task.on_expired!r}")
     check_key(task, "idempotency_key", task.idempotency_key)
     check_key(task, "dedupe_key", task.dedupe_key)
     if not isinstance(task.allow_secrets, tuple) or not all(isinstance(path, str) for path in task.allow_secrets):

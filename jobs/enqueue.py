@@ -56,6 +56,8 @@ def new_job(task: Any, found: Payload, options: Options) -> NewJob:
         run_after=task.run_after,
         delay=task.delay,
         dedupe_key=found.dedupe_key,
+        expires_after=task.expires_length,
+        expires_at=task.expires_at,
     )
 
 

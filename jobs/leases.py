@@ -29,6 +29,7 @@ FOUND = (
     "held_since",
     "worker_ids",
     "cancel_requested",
+    "expires_at",
 )
 CLAIMED = (*FOUND, "leased_by", "queue_name", "suspect", "last_attempted_at")
 
@@ -62,6 +63,7 @@ class Lease(NamedTuple):
     held_since: datetime | None
     worker_ids: str
     cancel_requested: bool
+    expires_at: datetime | None
     worker_id: str
     queue_name: str
     suspect: bool
@@ -92,6 +94,11 @@ class Lease(NamedTuple):
     def never_counted(self) -> bool:
         """No earlier run of this job counted, so this one, if it runs, is its first."""
         return self.worker_ids == "[]"
+
+    @property
+    def is_first_start(self) -> bool:
+        """As claimed: it has never been started before."""
+        return self.started_at == self.last_started_at
 
     @property
     def worker_ids_after(self) -> str:

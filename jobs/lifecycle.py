@@ -1,5 +1,6 @@
 """What may happen to a job besides its own run: it is taken back, replayed, deleted, cancelled, pruned."""
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +20,7 @@ from .models import DeadLetter, IdempotencyRecord, Job, Queue
 from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
 from .states import WAITING, Reason, RecordState, State
 from .storage import storage
-from .verdicts import judge, settlement
+from .verdicts import expiry, judge, settlement
 from .wake import wake
 
 BATCH = 200
@@ -45,6 +46,14 @@ def reap(limit: int = BATCH) -> list[Settlement]:
     store = storage()
     with store.atomic():
         return settled(store.expired(limit), lambda lease: Lost(charged=lease.suspect))
+
+
+def expire(limit: int = BATCH) -> list[Settlement]:
+    """End waiting jobs that did not start in time: nobody runs them any more."""
+    store = storage()
+    with store.atomic():
+        leases = store.lease_expired_jobs(f"expiry-{secrets.token_hex(6)}", limit, timedelta(minutes=1))
+        return settled(leases, lambda lease: expiry(lease, registry.find(lease.task_path)))
 
 
 def take_back_lost(worker_id: str, remains: Remains) -> list[Settlement]:
@@ -154,7 +163,7 @@ def replay_one(letter: DeadLetter, by: str, happened: bool | None) -> None:
             changes |= {"state": State.SUCCEEDED, "finished_at": moment}
         else:
             changes |= {"state": State.READY, "ready_at": moment, "finished_at": None}
-            changes |= {"dedupe_lock": job.dedupe_key or None}
+            changes |= {"dedupe_lock": job.dedupe_key or None, "expires_at": None}
         changed = 0
         try:
             with store.atomic():

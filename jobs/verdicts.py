@@ -86,6 +86,12 @@ def hold(lease: Lease, options: Options, why: str) -> Outcome:
     return Released(seconds=min(max(age.total_seconds(), shortest), longest), held=True)
 
 
+def expiry(lease: Lease, task: Any) -> Outcome:
+    """Return the outcome of a job that did not start in time, as its task wants it."""
+    report = ErrorReport(message=f"it did not start before it expired, at {lease.expires_at:%Y-%m-%d %H:%M:%S %Z}")
+    return Cancelled(report) if getattr(task, "on_expired", "dead") == "drop" else Buried(Reason.EXPIRED, report)
+
+
 def settlement(lease: Lease, outcome: Outcome, started_at: datetime | None, finished_at: datetime) -> Settlement:
     """Return what the job's row becomes.
 
@@ -103,6 +109,8 @@ def settlement(lease: Lease, outcome: Outcome, started_at: datetime | None, fini
         last_attempted_at=started_at,
         finished_at=finished_at,
     )
+    # The moment of the claim stands in a row that was never started before.
+    unstarted = same._replace(started_at=None if lease.never_counted else lease.started_at, last_attempted_at=None)
     ran = same._replace(worker_ids=lease.worker_ids_after)
     counted = ran._replace(attempts=lease.attempts + 1)
     match outcome:
@@ -121,22 +129,14 @@ def settlement(lease: Lease, outcome: Outcome, started_at: datetime | None, fini
             return same._replace(state=State.SCHEDULED, delay=seconds)
         case Released(seconds, held):
             state = State.SCHEDULED if seconds else State.READY
-            unstarted = None if lease.never_counted else lease.started_at
-            return same._replace(
-                state=state,
-                delay=seconds or None,
-                held=held,
-                suspect=lease.suspect,
-                started_at=unstarted,
-                last_attempted_at=None,
-            )
+            return unstarted._replace(state=state, delay=seconds or None, held=held, suspect=lease.suspect)
         case Interrupted(why):
             note = AttemptNote(Attempt.Outcome.INTERRUPTED, ErrorReport(message=why), started_at, finished_at)
             return ran._replace(suspect=lease.suspect, attempt=note)
         case Lost(charged):
             return lost(ran, charged, started_at, finished_at)
         case Buried(reason, error):
-            return same._replace(state=State.DEAD, death=death(lease, reason, error))
+            return unstarted._replace(state=State.DEAD, death=death(lease, reason, error))
 
 
 def lost(ran: Settlement, charged: bool, started_at: datetime | None, finished_at: datetime) -> Settlement:

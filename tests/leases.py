@@ -36,6 +36,7 @@ def a_lease(**fields: Any) -> Lease:
         "held_since": None,
         "worker_ids": "[]",
         "cancel_requested": False,
+        "expires_at": None,
         "claimed_at": MOMENT,
         "claimed_monotonic": 1000.0,
     }

@@ -151,3 +151,13 @@ not_a_task = 42
 @task(dedupe_key="once:{user}")
 def once_a_user(user: int) -> int:
     return user
+
+
+@task(expires_after=3600)
+def say_in_time(what: str) -> None:
+    done.append(what)
+
+
+@task(expires_after=3600, on_expired="drop")
+def say_or_drop(what: str) -> None:
+    done.append(what)

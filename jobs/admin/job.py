@@ -35,6 +35,7 @@ CANCEL = Operation(
 )
 
 SEARCHED_BY_TASK = 10_000
+WAITED = ("enqueued_at", "run_after", "expires_at", "ready_at")
 
 
 class JobList(ChangeList):
@@ -136,7 +137,7 @@ class JobAdmin(ConfirmingAdmin):
             (_("Payload"), {"fields": payload}),
             (
                 _("Times"),
-                {"fields": ["enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "finished_at"]},
+                {"fields": [*WAITED, "started_at", "last_attempted_at", "finished_at"]},
             ),
             (_("Lease"), folded("leased_by", "lease_expires_at", "lease_token", "cancel_requested", "worker_ids")),
             (_("Keys"), folded("idempotency_key", "dedupe_key", "schema_version", "backend")),

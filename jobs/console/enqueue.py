@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from .. import registry
+from ..exceptions import DuplicateJob
 from .printer import Printer, add_json
 
 HELP = "enqueue one call of a task"
@@ -32,10 +33,12 @@ def run(given: dict[str, Any], printer: Printer) -> None:
         )
     try:
         result = task.enqueue(*args, **kwargs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, DuplicateJob) as error:
         raise CommandError(str(error)) from error
     if printer.as_json:
         printer.json({"id": result.id, "task_path": given["task_path"], "queue_name": result.task.queue_name})
+    elif getattr(result, "is_duplicate", False):
+        printer.line(f"Not enqueued: job {result.id} holds its dedupe key.")
     else:
         printer.line(f"Enqueued job {result.id} in queue {result.task.queue_name}.")
 

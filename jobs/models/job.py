@@ -72,6 +72,9 @@ class Job(models.Model):
 
     enqueued_at = models.DateTimeField(help_text=_("When it was enqueued."))
     run_after = models.DateTimeField(null=True, blank=True, help_text=_("It is not run before this moment."))
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("If it has not started by then it is not run any more.")
+    )
     ready_at = models.DateTimeField(
         null=True, blank=True, help_text=_("When it last became ready; its place among equals.")
     )
@@ -129,6 +132,11 @@ class Job(models.Model):
                 condition=Q(state=State.READY),
             ),
             models.Index(fields=["run_after", "id"], name="jobs_job_scheduled", condition=Q(state=State.SCHEDULED)),
+            models.Index(
+                fields=["expires_at", "id"],
+                name="jobs_job_expiring",
+                condition=Q(expires_at__isnull=False, started_at__isnull=True, finished_at__isnull=True),
+            ),
             models.Index(fields=["leased_by", "id"], name="jobs_job_running", condition=Q(state=State.RUNNING)),
             models.Index(fields=["finished_at", "id"], name="jobs_job_dead", condition=Q(state=State.DEAD)),
         ]

@@ -26,9 +26,11 @@ from ..states import ENDED, WAITING, RecordState, State
 PORTION_CHARACTERS = 16_000_000
 
 # What a job that waits takes over from another one with its dedupe key.
-REPLACED = ("args", "kwargs", "schema_version", "idempotency_key", "run_after", "state")
+REPLACED = ("args", "kwargs", "schema_version", "idempotency_key", "run_after", "expires_at", "state")
 
 ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
+
+NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
 
 JSON_COLUMNS = ("args", "kwargs", "worker_ids")
 
@@ -56,7 +58,10 @@ WHERE names.name IS NOT NULL
 
 
 class NewJob(NamedTuple):
-    """A job to insert. Shape: `args` and `kwargs` are JSON text. `delay` counts from the database's now."""
+    """A job to insert. Shape: `args` and `kwargs` are JSON text.
+
+    `delay` counts from the database's now, `expires_after` from when the job is due.
+    """
 
     task_path: str
     backend: str
@@ -72,6 +77,8 @@ class NewJob(NamedTuple):
     run_after: datetime | None = None
     delay: timedelta | None = None
     dedupe_key: str = ""
+    expires_after: timedelta | None = None
+    expires_at: datetime | None = None
 
 
 class Inserted(NamedTuple):
@@ -108,6 +115,7 @@ class Pulse(NamedTuple):
 
     promoted: int
     has_expired_leases: bool
+    has_expired_jobs: bool
     next_due: timedelta | None
 
 
@@ -246,9 +254,13 @@ class Storage:
     def job_from(self, row: NewJob, moment: datetime) -> Job:
         run_after = moment + row.delay if row.delay else row.run_after
         due = run_after is None or run_after <= moment
-        columns = {name: value for name, value in row._asdict().items() if name not in ("args", "kwargs", "delay")}
+        expires_at = row.expires_at
+        if row.expires_after is not None:
+            expires_at = max(moment, run_after or moment) + row.expires_after
+        columns = {name: value for name, value in row._asdict().items() if name not in NO_COLUMNS}
         return Job(
             **columns
+            | {"expires_at": expires_at}
             | {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs), "run_after": run_after}
             | {"dedupe_lock": row.dedupe_key or None}
             | {"state": State.READY if due else State.SCHEDULED}
@@ -495,8 +507,25 @@ class Storage:
         promoted = self.promote(limit)
         moment = self.now()
         due = self.jobs.scheduled().order_by("run_after", "pk").values_list("run_after", flat=True).first()
-        expired = self.jobs.running().filter(lease_expires_at__lt=moment)
-        return Pulse(promoted, expired.exists(), due - moment if due else None)
+        lost = self.jobs.running().filter(lease_expires_at__lt=moment)
+        expired = self.never_started().filter(expires_at__lt=moment)
+        return Pulse(promoted, lost.exists(), expired.exists(), due - moment if due else None)
+
+    def never_started(self) -> Any:
+        """Return the jobs that wait for their first start: a claim writes `started_at`, a release takes it away."""
+        return self.jobs.filter(started_at__isnull=True, finished_at__isnull=True)
+
+    def lease_expired_jobs(self, worker_id: str, limit: int, lease: timedelta) -> list[Lease]:
+        """Lease waiting jobs whose time is over and that never started, so that they can be settled.
+
+        Transaction: joins the caller's.
+        """
+        moment = self.now()
+        expired = self.never_started().filter(expires_at__lt=moment).order_by("expires_at", "pk")
+        ids = list(expired.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+        changes = {"state": State.RUNNING, "leased_by": worker_id, "lease_expires_at": moment + lease}
+        self.never_started().filter(pk__in=ids).update(lease_token=F("lease_token") + 1, **changes)
+        return self.leases(self.jobs.running().filter(pk__in=ids, leased_by=worker_id), moment)
 
     def list_queues(self, names: Iterable[str]) -> None:
         """Add a row for each queue that has none yet, so that people can see and pause it."""

@@ -40,13 +40,13 @@ COLUMNS = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
     max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
     attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids,
-    progress_message, dedupe_key, dedupe_lock{more})
+    progress_message, dedupe_key, dedupe_lock, expires_at{more})
 """
 VALUES = """
     %(task_path)s, %(backend)s, %(queue_name)s, %(priority)s, %(args)s::jsonb, {kwargs}, %(schema_version)s,
     %(max_attempts)s, %(max_crashes)s, %(timeout)s::interval, {idempotency_key},
     {state}, statement_timestamp(), {due}, {ready_at},
-    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', {dedupe_key}, {dedupe_lock}
+    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', {dedupe_key}, {dedupe_lock}, {expires_at}
 """
 INSERT = COLUMNS.format(more="")
 RETURNING = "RETURNING id, state, enqueued_at, run_after"
@@ -59,8 +59,10 @@ BY_TIME = {
     "due": DUE,
     "state": f"CASE WHEN {DUE} > statement_timestamp() THEN 'scheduled' ELSE 'ready' END",
     "ready_at": f"CASE WHEN {DUE} > statement_timestamp() THEN NULL ELSE statement_timestamp() END",
+    "expires_at": "COALESCE(%(expires_at)s::timestamptz,"
+    f" GREATEST({DUE}, statement_timestamp()) + %(expires_after)s::interval)",
 }
-AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()"}
+AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()", "expires_at": "NULL"}
 INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYLESS)}) {RETURNING}"
 INSERT_KEYED = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYED)}) {UNLESS_HELD} {RETURNING}"
 # Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time. Its
@@ -105,6 +107,7 @@ NEXT_IDS = "SELECT nextval(pg_get_serial_sequence('jobs_job', 'id')) FROM genera
 REPLACE = f"""
 UPDATE jobs_job SET args = %(args)s::jsonb, kwargs = %(kwargs)s::jsonb, schema_version = %(schema_version)s,
     idempotency_key = %(idempotency_key)s, run_after = {DUE}, state = {BY_TIME["state"]},
+    expires_at = {BY_TIME["expires_at"]},
     ready_at = CASE WHEN {DUE} > statement_timestamp() THEN NULL
         WHEN state = 'ready' THEN ready_at ELSE statement_timestamp() END
 WHERE dedupe_lock = %(dedupe_key)s AND task_path = %(task_path)s AND state IN ('scheduled', 'ready')
@@ -245,6 +248,8 @@ PULSE = f"""
 WITH promoted AS ({PROMOTE} RETURNING 1)
 SELECT (SELECT count(*) FROM promoted),
     EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < statement_timestamp()),
+    EXISTS (SELECT 1 FROM jobs_job
+        WHERE expires_at < statement_timestamp() AND started_at IS NULL AND finished_at IS NULL),
     (SELECT run_after FROM jobs_job WHERE state = 'scheduled' AND run_after > statement_timestamp()
      ORDER BY run_after, id LIMIT 1) - statement_timestamp()
 """
@@ -297,7 +302,7 @@ class PostgresStorage(Storage):
             driver.prepare_threshold, driver.cursor_factory = theirs
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
-        is_now = row.run_after is None and row.delay is None
+        is_now = row.run_after is None and row.delay is None and row.expires_at is None and row.expires_after is None
         sql, values = (insert_now_sql(of_its_task(row)), of_one_call(row)) if is_now else (INSERT_ONE, row._asdict())
         driver = cursor.connection
         asks = is_now and driver not in UNPOOLED

@@ -16,18 +16,20 @@ from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import ANY_QUEUE, Inserted, NewJob, Place, Pulse, Storage, Watch, by_id, portions
 
-DATES = frozenset({"enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"})
+DATES = frozenset(
+    {"expires_at", "enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"}
+)
 BOOLEANS = frozenset({"suspect", "cancel_requested"})
 
 # All payloads as one JSON text; what the jobs have in common is bound once.
 INSERT_MANY = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts, max_crashes,
     timeout, idempotency_key, state, enqueued_at, run_after, ready_at, attempts, forgiven_attempts, crashes, suspect,
-    cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock)
+    cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock, expires_at)
 SELECT :task_path, :backend, :queue_name, :priority, :args, call.value, :schema_version, :max_attempts, :max_crashes,
     :timeout, COALESCE(json_extract(:keys, '$[' || call.key || ']'), ''), :state, :now, :run_after, :ready_at,
     0, 0, 0, 0, 0, '', 0, '[]', '', COALESCE(json_extract(:dedupe_keys, '$[' || call.key || ']'), ''),
-    json_extract(:dedupe_keys, '$[' || call.key || ']')
+    json_extract(:dedupe_keys, '$[' || call.key || ']'), :expires_at
 FROM json_each(:calls) AS call WHERE TRUE ORDER BY call.key
 ON CONFLICT (dedupe_lock) DO NOTHING RETURNING id, dedupe_key
 """
@@ -76,7 +78,9 @@ RETURNING id
 
 PULSE = """
 SELECT (SELECT run_after FROM jobs_job WHERE state = 'scheduled' ORDER BY run_after, id LIMIT 1),
-    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < :now)
+    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < :now),
+    EXISTS (SELECT 1 FROM jobs_job
+        WHERE expires_at < :now AND started_at IS NULL AND finished_at IS NULL)
 """
 
 
@@ -115,8 +119,9 @@ class SQLiteStorage(Storage):
             "now": stored(job.enqueued_at),
             "run_after": stored(job.run_after),
             "ready_at": stored(job.ready_at),
+            "expires_at": stored(job.expires_at),
         }
-        del arguments["delay"]
+        del arguments["delay"], arguments["expires_after"]
         added: list[tuple[int, str]] = []
         with self.atomic():
             for part in portions(kwargs, CHUNK):
@@ -174,17 +179,17 @@ class SQLiteStorage(Storage):
         # In a transaction that may write, though it seldom does: who cannot write must not judge who could not.
         with self.atomic():
             moment = self.now()
-            due, expired = self.look(moment)
+            due, lost, expired = self.look(moment)
             promoted = 0
             if due and due <= moment:
                 promoted = self.promote(limit)
-                due, expired = self.look(moment)
-        return Pulse(promoted, expired, due - moment if due else None)
+                due, lost, expired = self.look(moment)
+        return Pulse(promoted, lost, expired, due - moment if due else None)
 
-    def look(self, moment: datetime) -> tuple[datetime | None, bool]:
-        """Return when the next scheduled job is due, and whether a lease has expired."""
-        due, expired = self.execute(PULSE, {"now": stored(moment)}).fetchone()
-        return loaded(due), bool(expired)
+    def look(self, moment: datetime) -> tuple[datetime | None, bool, bool]:
+        """Return when the next scheduled job is due, whether a lease has expired, and whether a waiting job has."""
+        due, lost, expired = self.execute(PULSE, {"now": stored(moment)}).fetchone()
+        return loaded(due), bool(lost), bool(expired)
 
     def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
         """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""

@@ -169,6 +169,8 @@ class Housekeeping:
             self.show()
         if pulse.has_expired_leases and self.trust.is_earned(now):
             self.reap()
+        if pulse.has_expired_jobs:
+            self.expire()
         if now >= self.prune_at:
             self.patience.again()
             self.prune(now)
@@ -213,6 +215,13 @@ class Housekeeping:
             log.warning("leases reaped", extra={"jobs": len(reaped)})
             self.settled(reaped)
             if len(reaped) < lifecycle.BATCH:
+                return
+
+    def expire(self) -> None:
+        while expired := lifecycle.expire():
+            self.patience.again()
+            self.settled(expired)
+            if len(expired) < lifecycle.BATCH:
                 return
 
     def look_at_queues(self) -> None:

@@ -22,7 +22,7 @@ from ..registry import Callee
 from ..runs import Gate, JobContext, Run, ThreadGate, current_run
 from ..states import Reason, State
 from ..storage import storage
-from ..verdicts import hold, judge, settlement
+from ..verdicts import expiry, hold, judge, settlement
 from .announcer import announce_start, result_of_lease
 from .connections import distrust, tidy
 
@@ -73,6 +73,8 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
         return hold(lease, options, f"no task at {lease.task_path}")
     if lease.schema_version > callee.schema_version:
         return hold(lease, options, f"schema version {lease.schema_version} is newer than the code's")
+    if lease.expires_at and lease.is_first_start and lease.database_time(time.monotonic()) >= lease.expires_at:
+        return expiry(lease, callee.task)
     args = [] if lease.args == "[]" else payload.decoded(lease.args)
     kwargs = {} if lease.kwargs == "{}" else payload.decoded(lease.kwargs)
     try:
