@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decorator import task as task
+    from .enqueue import aenqueue_many as aenqueue_many
+    from .enqueue import aenqueue_on_commit as aenqueue_on_commit
     from .enqueue import enqueue_many as enqueue_many
+    from .enqueue import enqueue_on_commit as enqueue_on_commit
     from .exceptions import CancelJob as CancelJob
     from .exceptions import DuplicateJob as DuplicateJob
     from .exceptions import PermanentError as PermanentError
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 HOMES = {
     "task": "decorator",
     "enqueue_many": "enqueue",
+    "enqueue_on_commit": "enqueue",
+    "aenqueue_many": "enqueue",
+    "aenqueue_on_commit": "enqueue",
     "once": "idempotency",
     "PermanentError": "exceptions",
     "RetryLater": "exceptions",
@@ -40,7 +46,10 @@ __all__ = [
     "RetryLater",
     "Snooze",
     "Uncertain",
+    "aenqueue_many",
+    "aenqueue_on_commit",
     "enqueue_many",
+    "enqueue_on_commit",
     "once",
     "task",
 ]

@@ -31,7 +31,7 @@ from .payload import decoded
 from .states import State
 
 if TYPE_CHECKING:
-    from .storage import Inserted
+    from .storage import Inserted, NewJob
 
 STATUS = {
     State.SCHEDULED: TaskResultStatus.READY,
@@ -106,8 +106,14 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
             )
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        return self.add(task, self.new_job(task, args, kwargs))
+
+    def new_job(self, task: Any, args: Any, kwargs: Any) -> "NewJob":
+        """Return the row for one call of a task. Raises: what `enqueue` raises, but for DuplicateJob."""
         self.validate_task(task)
-        job = enqueue.new_job(task, enqueue.checked(task, args, kwargs, self.jobs_options), self.jobs_options)
+        return enqueue.new_job(task, enqueue.checked(task, args, kwargs, self.jobs_options), self.jobs_options)
+
+    def add(self, task: Any, job: "NewJob") -> Any:
         added = enqueue.add(job, task.on_duplicate)
         if added.is_duplicate:
             return result_of_id(added.id, is_duplicate=True)

@@ -1,8 +1,10 @@
 """From a task and its arguments to a row: everything is checked before any SQL, then one INSERT."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from . import annotations, duplicates, payload, validation
@@ -154,6 +156,37 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if any(row.state == State.READY for row in added):
             wake(template.queue_name)
     return texts, added
+
+
+def enqueue_on_commit(task: Any, /, *args: Any, using: str | None = None, **kwargs: Any) -> None:
+    """Enqueue once the transaction on another database, `using`, has committed; at once where there is none.
+
+    For projects whose jobs live in another database than what they belong to. Where both are one, an `enqueue` inside
+    `atomic()` does better: a process that dies between this commit and the enqueue leaves no job.
+    Raises: InvalidPayload, at once. What the enqueue itself raises comes out of the `atomic` block, after its commit.
+    """
+    backend = task.get_backend()
+    if hasattr(backend, "new_job"):
+        # Now: the arguments may change until then.
+        act = functools.partial(backend.add, task, backend.new_job(task, args, kwargs))
+    else:
+        act = functools.partial(task.enqueue, *args, **kwargs)
+
+    # A function and no partial: see `wake`.
+    def after_commit() -> None:
+        act()
+
+    transaction.on_commit(after_commit, using=using)
+
+
+async def aenqueue_on_commit(task: Any, /, *args: Any, using: str | None = None, **kwargs: Any) -> None:
+    """See `enqueue_on_commit`."""
+    await sync_to_async(enqueue_on_commit)(task, *args, using=using, **kwargs)
+
+
+async def aenqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[Any]:
+    """See `enqueue_many`. Results of duplicates are read from the database when asked for: use `sync_to_async`."""
+    return await sync_to_async(enqueue_many)(task, payloads)
 
 
 def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[Any]:

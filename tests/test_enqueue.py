@@ -1,5 +1,6 @@
 """Rule 9: enqueue joins the caller's transaction."""
 
+import asyncio
 import threading
 import time
 from dataclasses import replace
@@ -7,11 +8,13 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Group
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 
-from jobs import enqueue_many
+from jobs import DuplicateJob, aenqueue_many, aenqueue_on_commit, enqueue_many, enqueue_on_commit
+from jobs.compat import task_backends
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job, Queue
+from jobs.pytest_plugin import with_backend
 from jobs.storage import storage
 from jobs.wake import LATE_SECONDS, last_sent
 from tests import tasks
@@ -293,3 +296,85 @@ def test_many_are_inserted_by_one_statement_on_postgresql(vendor, django_assert_
         enqueue_many(tasks.add, [{"a": n} for n in range(500)])
 
     assert Job.objects.count() == 500
+
+
+# After the commit of another database
+
+
+@pytest.fixture
+def other_database(tmp_path, monkeypatch):
+    """A second database that no job is in."""
+    other = connection.settings_dict | {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(tmp_path / "other.sqlite3"),
+        "OPTIONS": {},
+    }
+    monkeypatch.setitem(connections.settings, "other", other)
+    connections["other"].connect()  # a test case lets nobody else open it
+    yield "other"
+    connections["other"].close()
+    del connections["other"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_on_commit_waits_for_the_other_database(other_database):
+    payload = {"n": [1]}
+    with transaction.atomic(using=other_database):
+        enqueue_on_commit(tasks.anything, using=other_database, **payload)
+        payload["n"].append(2)
+        assert not Job.objects.exists()
+
+    assert Job.objects.get().kwargs == {"n": [1]}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_on_commit_leaves_nothing_after_a_rollback(other_database):
+    with transaction.atomic(using=other_database):
+        enqueue_on_commit(tasks.add, 1, using=other_database)
+        transaction.set_rollback(True, using=other_database)
+
+    assert not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_on_commit_outside_of_a_transaction_enqueues_at_once():
+    enqueue_on_commit(tasks.add, 1, b=2)
+
+    assert Job.objects.get().args == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_on_commit_refuses_a_wrong_payload_where_it_is_called(other_database):
+    with transaction.atomic(using=other_database), pytest.raises(InvalidPayload, match="add: "):
+        enqueue_on_commit(tasks.add, c=1, using=other_database)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_enqueue_on_commit_that_fails_is_heard_of(other_database):
+    tasks.add.using(dedupe_key="k").enqueue(1)
+    block = transaction.atomic(using=other_database)
+
+    with pytest.raises(DuplicateJob), block:
+        enqueue_on_commit(tasks.add.using(dedupe_key="k", on_duplicate="raise"), 2, using=other_database)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_on_commit_works_with_a_backend_of_tests(settings, other_database):
+    settings.TASKS = with_backend(settings.TASKS, "jobs.testing.DummyBackend")
+
+    with transaction.atomic(using=other_database):
+        enqueue_on_commit(tasks.add, 1, using=other_database)
+
+    assert [result.args for result in task_backends["default"].results] == [[1]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_async_twins_do_what_the_others_do():
+    async def act():
+        await aenqueue_on_commit(tasks.add, 1)
+        return await aenqueue_many(tasks.add, ({"a": n} for n in (2, 3)))
+
+    results = asyncio.run(act())
+
+    assert [result.kwargs for result in results] == [{"a": 2}, {"a": 3}]
+    assert Job.objects.count() == 3
