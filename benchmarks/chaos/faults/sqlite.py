@@ -11,6 +11,8 @@ from ..world import BUSY_SECONDS, World
 from . import Harm
 from .processes import kill
 
+REFUSAL = "readonly database"  # as SQLite words it
+
 
 def write_beside(world: World) -> Harm:
     """Let other writers have the file all the time."""
@@ -83,11 +85,14 @@ def forbid_writing(world: World) -> Harm:
             kill(world, process)
         try:
             yield 6.0
+            for _ in range(12):  # on a busy machine the new processes take longer to begin
+                if REFUSAL not in world.said():
+                    yield 0.5
         finally:
             os.chmod(os.path.dirname(path), 0o777)
             os.chmod(path, 0o666)
             world.record.restored.append(time.monotonic())
-            world.record.bites["writes refused"] = world.said().count("readonly database")
+            world.record.bites["writes refused"] = world.said().count(REFUSAL)
         yield 10.0
 
 
