@@ -30,6 +30,7 @@ KEEP_SECONDS = 0.5  # after which an ended tree is started again, as an init sys
 BUSY_SECONDS = 20.0  # of every SQLite connection: config/databases.py
 DISMISSAL_SECONDS = 15.0  # beyond the grace
 REPLACED_SECONDS = 10.0  # by then somebody sits in an empty seat again
+BEGUN_SECONDS = 3.0  # after which a process has loaded all its code, on a busy machine too
 SECOND_SIGNAL = 130  # how a supervisor ends that was told twice
 EFFECTS = "CREATE TABLE chaos_effect (n bigint NOT NULL)"
 
@@ -178,6 +179,8 @@ class World:
         while not sizes:
             for process in self.workers():
                 with suppress(psutil.NoSuchProcess):
+                    if time.time() - process.create_time() < BEGUN_SECONDS:
+                        continue  # it has not taken yet what it needs
                     threads.append(process.num_threads())
                     files.append(self.database_files_of(process))
                     descriptors.append(process.num_fds() - files[-1])
