@@ -5,8 +5,10 @@ Enum travel, each as the text or number that its own type prints and reads.
 """
 
 import collections.abc
+import contextlib
 import functools
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,11 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
+from django.core.exceptions import ImproperlyConfigured
+
 from .exceptions import InvalidPayload
+
+log = logging.getLogger("jobs")
 
 JSON_TYPES: dict[Any, tuple[type, ...]] = {
     str: (str,),
@@ -168,6 +174,18 @@ def listed(items: Sequence[Form | None], name: str, *, repeated: bool) -> Form:
     return Form(name, frozenset({"list"}), functools.partial(each, act=dumped_by), load)
 
 
+def loosened(form: Form) -> Form:
+    """Return the form of an abstract type: text is a sequence of text too, and a dict can be iterated."""
+
+    def dump(value: Any) -> Any:
+        return value if isinstance(value, str | dict) else form.dump(value)
+
+    def load(value: Any) -> Any:
+        return value if isinstance(value, str | dict) else loaded_by(form, value)
+
+    return Form(form.name, form.json | {"str", "dict"}, dump, load if form.load else None)
+
+
 def mapped(item: Form | None, name: str) -> Form:
     def each(value: Any, act: Callable[[Form, Any], Any]) -> dict[Any, Any]:
         if not isinstance(value, dict):
@@ -248,7 +266,10 @@ def form_of(annotation: Any, converts: bool) -> Form | None:
         return union_of([form_of(one, converts) for one in arguments])
     if annotation in LISTS or origin in LISTS:
         item = form_of(arguments[0], converts) if arguments else None
-        return listed([item], f"list[{item.name}]" if item else "list", repeated=True)
+        form = listed([item], f"list[{item.name}]" if item else "list", repeated=True)
+        return form if list in (annotation, origin) else loosened(form)
+    if annotation is tuple or (origin is tuple and not arguments):
+        return listed([None], "tuple", repeated=True)
     if origin is tuple and arguments[-1:] == (...,):
         return listed([form_of(arguments[0], converts)], "tuple", repeated=True)
     if origin is tuple:
@@ -352,20 +373,27 @@ def forms(function: Callable[..., Any], takes_context: bool, converts: bool) -> 
 
 def resolved(function: Callable[..., Any], name: str) -> Any:
     """Return a parameter's annotation; `empty` when it has none, or when its name cannot be resolved at run time."""
-    annotations = inspect.unwrap(function).__annotations__
+    original = inspect.unwrap(function)
+    annotations = original.__annotations__
     if name not in annotations:
         return inspect.Parameter.empty
     holder = types.SimpleNamespace(__annotations__={name: annotations[name]})
     try:
-        found = typing.get_type_hints(holder, globalns=getattr(function, "__globals__", {}))[name]
+        # Of the function itself: what wraps it may stand in another module.
+        found = typing.get_type_hints(holder, globalns=getattr(original, "__globals__", {}))[name]
         hash(found)
         return found
-    except Exception:  # an import under TYPE_CHECKING, or anything else that a string may say
+    except Exception as error:  # an import under TYPE_CHECKING, or anything else that a string may say
+        log.debug("annotation not resolved", extra={"function": original.__qualname__, "error": repr(error)})
         return inspect.Parameter.empty
 
 
 def dumped(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return a payload as JSON can hold it. Raises: InvalidPayload naming the argument that its annotation refuses."""
+    """Return a payload as JSON can hold it.
+
+    Raises: InvalidPayload naming the argument that its annotation refuses; ImproperlyConfigured where annotations
+    cannot be converted there and back.
+    """
     if mode == "off":
         return args, kwargs
     of_task = forms_of(task, mode)
@@ -373,15 +401,29 @@ def dumped(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any])
 
 
 def loaded(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return a payload as the task is called with it. Raises: InvalidPayload naming the argument."""
+    """Return a payload as the task is called with it. Raises: as `dumped`."""
     if mode != "convert":
         return args, kwargs
     of_task = forms_of(task, mode)
     return of_task.applied(loaded_by, task.name, args, kwargs) if of_task.loads else (args, kwargs)
 
 
+def dumped_defaults(
+    task: Any, arguments: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return as JSON holds them the arguments of a call that were not passed: the defaults of the function."""
+    of_task = forms_of(task, "convert")
+    passed = {*kwargs, *list(arguments)[: len(args)]}
+    found = {}
+    for name, value in arguments.items():
+        if name not in passed and (form := of_task.named.get(name)):
+            with contextlib.suppress(Misfit):
+                found[name] = form.dump(value)
+    return found
+
+
 def forms_of(task: Any, mode: str) -> Forms:
     try:
         return forms(task.func, task.takes_context, mode == "convert")
     except TypeError as error:
-        raise InvalidPayload(f"{task.name}: {error}") from None
+        raise ImproperlyConfigured(f"task {task.module_path}: annotations {mode!r}: {error}") from None

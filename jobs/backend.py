@@ -1,7 +1,7 @@
 """Django's Tasks API on top of the queue: enqueue, results, and Django's four-value status."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -42,6 +42,7 @@ STATUS = {
     State.CANCELLED: TaskResultStatus.FAILED,
 }
 LARGEST_ID = 2**63 - 1
+CHUNK = 500  # ids in one SELECT
 
 # One row of the SELECT behind a result; the attempt's columns repeat the row for each attempt.
 COLUMNS = [
@@ -116,7 +117,7 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
     def add(self, task: Any, job: "NewJob") -> Any:
         added = enqueue.add(job, task.on_duplicate)
         if added.is_duplicate:
-            return result_of_id(added.id, is_duplicate=True)
+            return duplicates_of([added.id]).get(added.id) or result_of_row(task, added, job.args, job.kwargs)
         result = result_of_row(task, added, job.args, job.kwargs)
         self.announce([result])
         return result
@@ -124,14 +125,12 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
     def enqueue_many(self, task: Any, payloads: Iterable[Mapping[str, Any]]) -> "Results":
         self.validate_task(task)
         results = Results(task, *enqueue.add_many(task, payloads, self.jobs_options))
-        self.announce(results)
+        self.announce(results.added())
         return results
 
     def announce(self, results: Iterable[Any]) -> None:
         if is_heard(task_enqueued, logging.DEBUG):
             for result in results:
-                if result.is_duplicate:
-                    continue
                 task_enqueued.send_robust(type(self), task_result=result)
 
     def get_result(self, result_id: str) -> Any:
@@ -150,16 +149,20 @@ class Results(Sequence[Any]):
 
     def __init__(self, task: Any, kwargs: list[str], rows: "list[Inserted]") -> None:
         self.task, self.kwargs, self.rows = task, kwargs, rows
+        self.duplicates = duplicates_of([row.id for row in rows if row.is_duplicate])
+
+    def added(self) -> Iterator[Any]:
+        return (self[place] for place, row in enumerate(self.rows) if not row.is_duplicate)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
-            return Results(self.task, self.kwargs[place], self.rows[place])
+            return [self[n] for n in range(*place.indices(len(self)))]
         row = self.rows[place]
-        if row.is_duplicate:
-            return result_of_id(row.id, is_duplicate=True)
+        if row.is_duplicate and row.id in self.duplicates:
+            return self.duplicates[row.id]
         return result_of_row(self.task, row, "[]", self.kwargs[place])
 
     def __eq__(self, other: object) -> bool:
@@ -173,6 +176,7 @@ def result_of_row(task: Any, row: "Inserted", args: str, kwargs: str) -> Any:
     """Return the result of a job that has just been inserted; its payload comes back as JSON left it."""
     return result_of(
         task,
+        is_duplicate=row.is_duplicate,
         id=row.id,
         state=row.state,
         enqueued_at=row.enqueued_at,
@@ -181,7 +185,19 @@ def result_of_row(task: Any, row: "Inserted", args: str, kwargs: str) -> Any:
     )
 
 
-def result_of_id(job_id: int, *, is_duplicate: bool = False) -> Any:
+def duplicates_of(job_ids: list[int]) -> dict[int, Any]:
+    """Return the results of jobs that held a dedupe key, by id; one that has been deleted meanwhile is left out."""
+    from .storage import storage
+
+    found: dict[int, list[dict[str, Any]]] = {}
+    for start in range(0, len(job_ids), CHUNK):
+        jobs = storage().jobs.filter(pk__in=job_ids[start : start + CHUNK]).order_by("attempt_set__pk")
+        for row in jobs.values(*COLUMNS):
+            found.setdefault(row["id"], []).append(row)
+    return {job_id: result_from(rows, is_duplicate=True) for job_id, rows in found.items()}
+
+
+def result_of_id(job_id: int) -> Any:
     """Raises: TaskResultDoesNotExist."""
     from .storage import storage
 
@@ -190,10 +206,10 @@ def result_of_id(job_id: int, *, is_duplicate: bool = False) -> Any:
         rows = list(storage().jobs.filter(pk=job_id).order_by("attempt_set__pk").values(*COLUMNS))
     if not rows:
         raise TaskResultDoesNotExist(str(job_id))
-    return result_from(rows, is_duplicate)
+    return result_from(rows)
 
 
-def result_from(rows: list[dict[str, Any]], is_duplicate: bool) -> Any:
+def result_from(rows: list[dict[str, Any]], is_duplicate: bool = False) -> Any:
     row = rows[0]
     errors = [
         TaskError(exception_class_path=found["attempt_set__exception_class"], traceback=found["attempt_set__traceback"])

@@ -13,7 +13,7 @@ from . import annotations, conf, payload
 from .compat import Task, task_backends
 
 # Options that a later version brings. They are refused, never ignored.
-NOT_BUILT = frozenset({"concurrency_key", "max_concurrent", "group_key", "schedule"})
+NOT_BUILT = frozenset({"group_key", "schedule"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class JobTask(Task):  # type: ignore[misc]
     idempotency_key: str | Callable[..., str] | None = None  # format string over the payload, or callable
     dedupe_key: str | Callable[..., str] | None = None  # as idempotency_key: one job for a key until it ends
     on_duplicate: str = "return"  # the job that holds the key, "raise", or "replace" what waits
+    concurrency_key: str | Callable[..., str] | None = None  # as idempotency_key: so many of a key run at a time
+    max_concurrent: int | None = None  # 1, with a concurrency_key
     expires_after: float | timedelta | None = None  # seconds from when it is due: not started by then, it is not run
     on_expired: str = "dead"  # a dead letter then, or "drop"
     on_uncertain: str = "retry"  # with idempotency_key, when nobody knows whether the effect happened
@@ -51,7 +53,7 @@ class JobTask(Task):  # type: ignore[misc]
 
     def using(self, *, run_after: Any = None, **options: Any) -> Self:
         """Return a copy with other options: Django's four, and for one call `idempotency_key`, `dedupe_key`,
-        `on_duplicate`, `expires_after`, `max_attempts` and `timeout`.
+        `on_duplicate`, `concurrency_key`, `expires_after`, `max_attempts` and `timeout`.
 
         `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock. And
         `expires_after` a datetime: the moment itself.
@@ -98,13 +100,14 @@ class JobTask(Task):  # type: ignore[misc]
 
 def annotations_of(task: Any) -> str:
     """Return what a task's annotations do: what it says itself, or its backend's option."""
-    return getattr(task, "annotations", None) or task.get_backend().options.get("annotations", "check")
+    own = getattr(task, "annotations", None)
+    return own or str(task_backends.settings.get(task.backend, {}).get("OPTIONS", {}).get("annotations", "check"))
 
 
 DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
 OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay", "expires_at"}
-PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate", "expires_after"}
-PER_CALL |= {"max_attempts", "timeout"}
+PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate", "concurrency_key"}
+PER_CALL |= {"expires_after", "max_attempts", "timeout"}
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -148,6 +151,7 @@ def check_options(task: JobTask) -> None:
         "max_attempts": conf.count,
         "max_crashes": conf.count,
         "schema_version": conf.count,
+        "max_concurrent": conf.count,
     }
     readers |= {"annotations": conf.annotations_mode, "expires_after": conf.length}
     readers |= {"backoff": conf.policy, "timeout": conf.length, "delay": conf.length_or_zero}
@@ -169,6 +173,9 @@ def check_options(task: JobTask) -> None:
         raise wrong(task, "on_expired", f"must be 'dead' or 'drop', not {task.on_expired!r}")
     check_key(task, "idempotency_key", task.idempotency_key)
     check_key(task, "dedupe_key", task.dedupe_key)
+    check_key(task, "concurrency_key", task.concurrency_key)
+    if task.max_concurrent is not None and task.concurrency_key is None:
+        raise wrong(task, "max_concurrent", "needs a concurrency_key: it says how many of a key run at a time")
     if not isinstance(task.allow_secrets, tuple) or not all(isinstance(path, str) for path in task.allow_secrets):
         raise wrong(
             task, "allow_secrets", f"takes a tuple of paths like \"headers['X-Key']\", not {task.allow_secrets!r}"
@@ -177,9 +184,10 @@ def check_options(task: JobTask) -> None:
         raise wrong(task, "validate", f"takes a callable, a pydantic model or a form class, not {task.validate!r}")
     if task.upgrades is not None:
         check_upgrades(task, task.upgrades)
-    if task.annotations == "convert":
+    if annotations_of(task) == "convert":
         try:
-            annotations.forms(task.func, task.takes_context, True)
+            # Not remembered: names that the module defines further down are not known yet.
+            annotations.Forms(task.func, task.takes_context, True)
         except TypeError as error:
             raise wrong(task, "annotations", f'"convert": {error}') from None
 

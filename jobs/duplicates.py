@@ -1,12 +1,16 @@
 """Enqueue under a dedupe key: one job for a key, from its enqueue to its end; the task says what a second one means."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from django.db.utils import OperationalError
 
 from .exceptions import DuplicateJob
-from .storage import Holder, Inserted, NewJob, storage
+from .lifecycle import end_condemned
+from .storage import Holder, Inserted, Keys, NewJob, is_deadlock, storage
 
-# Each try ends because a job that held the key has just ended; nobody is that unlucky ten times.
+# Each try ends because a job that held the key has just ended, or never was to run; nobody is that unlucky ten times.
 TRIES = 10
+UNSEEN = "by a job that this transaction cannot see"
 
 
 def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
@@ -14,50 +18,76 @@ def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
 
     Raises: DuplicateJob with "raise", or when a job of another task holds the key.
     """
-    store = storage()
+    store, key = storage(), job.dedupe_key
     for _ in range(TRIES):
         if inserted := store.insert_unless_held(job):
             return inserted
-        if on_duplicate == "replace" and (replaced := store.replace(job)):
-            return replaced
-        if holder := store.holders([job.dedupe_key]).get(job.dedupe_key):
-            return duplicate_of(holder, job, on_duplicate)
-    raise DuplicateJob(job.dedupe_key, None, "by a job that this transaction cannot see")
+        holder = store.holders([key]).get(key)
+        if holder is None:
+            continue
+        if holder.is_condemned:
+            end_condemned([key])
+            continue
+        if on_duplicate == "replace" and holder.task_path == job.task_path:
+            if replaced := store.replace(job):
+                return replaced
+            if key not in store.holders([key]):  # it has just ended: this payload would be lost
+                continue
+        return duplicate_of(holder, job, on_duplicate)
+    raise DuplicateJob(key, None, UNSEEN)
 
 
-def add_many_unless_held(
-    template: NewJob, texts: Sequence[str], idempotency_keys: Sequence[str], keys: Sequence[str], on_duplicate: str
-) -> list[Inserted]:
-    """Do as `add_unless_held` does for each payload: of several with one key the first is added, the last replaces."""
-    store = storage()
+class Again(Exception):
+    """A key was free again, or its holder never was to run: all have to be inserted once more, in their order."""
 
-    def call(place: int) -> NewJob:
-        key = idempotency_keys[place] if idempotency_keys else ""
-        return template._replace(kwargs=texts[place], idempotency_key=key, dedupe_key=keys[place])
+    def __init__(self, condemned: Collection[str] = ()) -> None:
+        self.condemned = set(condemned)
 
-    found: dict[int, Inserted] = {}
-    missing = list(range(len(texts)))
+
+def add_many_unless_held(template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str) -> list[Inserted]:
+    """Do as `add_unless_held` does for each payload: of several with one key the first is added, the last replaces.
+
+    Keys are taken in their order, so that two producers that wait for each other's rows get through; whoever has to
+    begin again gives back what he has taken.
+    Transaction: needs the caller's, in which each try is a savepoint.
+    """
+    condemned: set[str] = set()
     for _ in range(TRIES):
-        added = store.insert_many_unless_held(
-            template,
-            [texts[place] for place in missing],
-            [keys[place] for place in missing],
-            [idempotency_keys[place] for place in missing if idempotency_keys],
-        )
-        found |= {place: row for place, row in zip(missing, added, strict=True) if row}
-        # By key, so that two producers that wait for each other's rows get through.
-        missing = sorted((place for place in missing if place not in found), key=keys.__getitem__)
-        if on_duplicate == "replace":
-            found |= {place: replaced for place in missing if (replaced := store.replace(call(place)))}
-            missing = [place for place in missing if place not in found]
-        holders = store.holders({keys[place] for place in missing})
-        for place in sorted(missing):
-            if holder := holders.get(keys[place]):
-                found[place] = duplicate_of(holder, call(place), on_duplicate)
-        missing = [place for place in sorted(missing) if place not in found]
-        if not missing:
-            return [found[place] for place in range(len(texts))]
-    raise DuplicateJob(keys[missing[0]], None, "by a job that this transaction cannot see")
+        try:
+            with storage().atomic():
+                end_condemned(condemned)
+                return tried(template, texts, keys, on_duplicate)
+        except Again as again:
+            condemned |= again.condemned
+        except OperationalError as error:
+            if not is_deadlock(error):
+                raise
+    raise DuplicateJob(keys.dedupe[0], None, UNSEEN)
+
+
+def tried(template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str) -> list[Inserted]:
+    """Raises: Again; DuplicateJob."""
+    store, locks = storage(), keys.dedupe
+    found = dict(enumerate(store.insert_many_unless_held(template, texts, keys)))
+    missing = sorted((place for place, row in found.items() if row is None), key=locks.__getitem__)
+    holders = store.holders({locks[place] for place in missing})
+    condemned = [key for key, holder in holders.items() if holder.is_condemned]
+    if condemned or any(locks[place] not in holders for place in missing):
+        raise Again(condemned)
+    own = {row.id for row in found.values() if row is not None}
+    last = {locks[place]: place for place in missing}
+    replaced: dict[str, Inserted | None] = {}
+    for place in missing:
+        key = locks[place]
+        job = keys.of(template, last[key])._replace(kwargs=texts[last[key]])
+        if on_duplicate == "replace" and key not in replaced:
+            replaced[key] = store.replace(job)
+            if replaced[key] is None and key not in store.holders([key]):
+                raise Again
+        if on_duplicate == "raise" and holders[key].id in own:
+            raise DuplicateJob(key, None, "by an earlier one of these payloads")
+        found[place] = replaced.get(key) or duplicate_of(holders[key], job, on_duplicate)
+    return [row for _, row in sorted(found.items()) if row is not None]
 
 
 def duplicate_of(holder: Holder, job: NewJob, on_duplicate: str) -> Inserted:

@@ -8,11 +8,14 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from . import annotations, duplicates, payload, validation
+from .concurrency import let_in_after_commit
 from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
-from .storage import Inserted, NewJob, storage
+from .storage import ANY_QUEUE, Inserted, Keys, NewJob, storage
 from .wake import is_due, is_late, not_told, wake
+
+NO_KEY = ("", "", "")
 
 
 class Payload(NamedTuple):
@@ -22,6 +25,7 @@ class Payload(NamedTuple):
     kwargs: str
     idempotency_key: str
     dedupe_key: str
+    concurrency_key: str
 
 
 def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Payload:
@@ -29,7 +33,7 @@ def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: 
     mode = task.annotations or options.annotations
     if mode == "convert":
         args, kwargs = annotations.dumped(task, mode, args, kwargs)
-    keys = keys_of(task, args, kwargs)
+    keys = keys_of(task, mode, args, kwargs)
     texts = payload.encoded(task.name, args, kwargs, options.max_payload)
     if mode == "check":
         annotations.dumped(task, mode, args, kwargs)
@@ -60,6 +64,9 @@ def new_job(task: Any, found: Payload, options: Options) -> NewJob:
         dedupe_key=found.dedupe_key,
         expires_after=task.expires_length,
         expires_at=task.expires_at,
+        drop_expired=task.on_expired == "drop",
+        concurrency_key=found.concurrency_key,
+        max_concurrent=task.max_concurrent or 1,
     )
 
 
@@ -77,16 +84,22 @@ def guard_secrets(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], opt
     payload.refuse_secrets(task.func, task.takes_context, args, kwargs, task.allow_secrets, options.secrets)
 
 
-def keys_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
-    """Return the idempotency key and the dedupe key of a call, once it is known to fit the task; "" for none.
+def keys_of(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[str]:
+    """Return the idempotency, dedupe and concurrency key of a call, once it is known to fit the task; "" for none.
 
     Raises: InvalidPayload naming the argument.
     """
-    templates = {"idempotency_key": task.idempotency_key, "dedupe_key": task.dedupe_key}
+    templates = {
+        "idempotency_key": task.idempotency_key,
+        "dedupe_key": task.dedupe_key,
+        "concurrency_key": task.concurrency_key,
+    }
     wanted = any(template is not None for template in templates.values())
     if not wanted and payload.fit(task.func, task.takes_context)(args, kwargs):
-        return ["", ""]
+        return NO_KEY
     arguments = payload.bound(task.func, task.takes_context, args, kwargs).arguments
+    if mode == "convert":
+        arguments |= annotations.dumped_defaults(task, arguments, args, kwargs)
     return [
         "" if template is None else payload.key_for(name, template, task.name, arguments)
         for name, template in templates.items()
@@ -100,10 +113,11 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     Raises: DuplicateJob.
     """
     store = storage()
-    if job.dedupe_key:
-        added = duplicates.add_unless_held(job, on_duplicate)
-        if added.state == State.READY:
-            wake(job.queue_name)
+    if job.dedupe_key or job.concurrency_key:
+        added = duplicates.add_unless_held(job, on_duplicate) if job.dedupe_key else store.insert([job])[0]
+        let_in_after_commit([job.concurrency_key])
+        if is_news(added, on_duplicate) and not job.concurrency_key:
+            wake(ANY_QUEUE if added.is_duplicate else job.queue_name)
         return added
     connection = store.connection
     is_alone = not connection.in_atomic_block and connection.get_autocommit()
@@ -124,6 +138,11 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     return inserted
 
 
+def is_news(added: Inserted, on_duplicate: str) -> bool:
+    """Say whether workers may run a job now that they may not have run before."""
+    return added.state == State.READY and (not added.is_duplicate or on_duplicate == "replace")
+
+
 def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options) -> tuple[list[str], list[Inserted]]:
     """Insert a job for each payload and wake workers; return the payloads as JSON, and the jobs.
 
@@ -131,8 +150,7 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
     """
     store = storage()
     texts: list[str] = []
-    keys: list[str] = []
-    dedupe_keys: list[str] = []
+    found_keys: list[list[str]] = []
     template = None
     for kwargs in payloads:
         if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
@@ -142,19 +160,22 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if template is None:
             template = new_job(task, found, options)
         texts.append(found.kwargs)
-        keys.append(found.idempotency_key)
-        dedupe_keys.append(found.dedupe_key)
+        found_keys.append([found.idempotency_key, found.dedupe_key, found.concurrency_key])
     if template is None:
         return [], []
     # Who is told of a duplicate may go on with the caller's transaction.
-    with transaction.atomic(using=store.alias, savepoint=any(dedupe_keys)):
-        idempotency_keys = keys if any(keys) else ()
-        if any(dedupe_keys):
-            added = duplicates.add_many_unless_held(template, texts, idempotency_keys, dedupe_keys, task.on_duplicate)
+    # Each kind is made of one template, so that all have it or none.
+    keys = Keys(*(kind if kind[0] else () for kind in zip(*found_keys, strict=True)))
+    with transaction.atomic(using=store.alias, savepoint=bool(keys.dedupe)):
+        if keys.dedupe:
+            added = duplicates.add_many_unless_held(template, texts, keys, task.on_duplicate)
         else:
-            added = store.insert_many(template, texts, idempotency_keys)
-        if any(row.state == State.READY for row in added):
-            wake(template.queue_name)
+            added = store.insert_many(template, texts, keys)
+        let_in_after_commit(keys.concurrency)
+        # All are alike, but for what was there before.
+        news = [row for row in (added if keys.dedupe else added[:1]) if is_news(row, task.on_duplicate)]
+        if news and not keys.concurrency:
+            wake(ANY_QUEUE if any(row.is_duplicate for row in news) else template.queue_name)
     return texts, added
 
 

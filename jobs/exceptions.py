@@ -55,7 +55,10 @@ class DuplicateJob(Exception):
 
     def __init__(self, key: str, job_id: int | None, held: str) -> None:
         super().__init__(f"dedupe key {key!r} is held {held}")
-        self.key, self.job_id = key, job_id
+        self.key, self.job_id, self.held = key, job_id, held
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.key, self.job_id, self.held)
 
 
 class JobEnded(Exception):

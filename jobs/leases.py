@@ -30,6 +30,8 @@ FOUND = (
     "worker_ids",
     "cancel_requested",
     "expires_at",
+    "drop_expired",
+    "concurrency_key",
 )
 CLAIMED = (*FOUND, "leased_by", "queue_name", "suspect", "last_attempted_at")
 
@@ -64,6 +66,8 @@ class Lease(NamedTuple):
     worker_ids: str
     cancel_requested: bool
     expires_at: datetime | None
+    drop_expired: bool
+    concurrency_key: str
     worker_id: str
     queue_name: str
     suspect: bool

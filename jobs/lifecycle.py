@@ -1,7 +1,7 @@
 """What may happen to a job besides its own run: it is taken back, replayed, deleted, cancelled, pruned."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 
 from . import conf, registry, signals
 from .compat import task_backends
+from .concurrency import freed_by, let_in_after_commit
 from .conf import Options
 from .exceptions import TimedOut
 from .idempotency import is_alive
@@ -48,12 +49,27 @@ def reap(limit: int = BATCH) -> list[Settlement]:
         return settled(store.expired(limit), lambda lease: Lost(charged=lease.suspect))
 
 
-def expire(limit: int = BATCH) -> list[Settlement]:
-    """End waiting jobs that did not start in time: nobody runs them any more."""
+def expire(limit: int = BATCH, dedupe_keys: Collection[str] = ()) -> list[Settlement]:
+    """End waiting jobs that did not start in time: nobody runs them any more.
+
+    `dedupe_keys`: only those that hold one of these.
+    """
     store = storage()
     with store.atomic():
-        leases = store.lease_expired_jobs(f"expiry-{secrets.token_hex(6)}", limit, timedelta(minutes=1))
-        return settled(leases, lambda lease: expiry(lease, registry.find(lease.task_path)))
+        nobody = f"expiry-{secrets.token_hex(6)}"
+        return settled(store.lease_expired_jobs(nobody, limit, timedelta(minutes=1), dedupe_keys), expiry)
+
+
+def end_condemned(dedupe_keys: Collection[str]) -> int:
+    """End the waiting jobs with these keys that no worker would run: too late, or cancelled. Return how many."""
+    ended = 0
+    keys = sorted(dedupe_keys)
+    for start in range(0, len(keys), BATCH):
+        part = keys[start : start + BATCH]
+        ended += len(expire(BATCH, part))
+        condemned = storage().jobs.filter(dedupe_lock__in=part, state__in=WAITING, cancel_requested=True)
+        ended += len(cancel(condemned.values_list("pk", flat=True)).done)
+    return ended
 
 
 def take_back_lost(worker_id: str, remains: Remains) -> list[Settlement]:
@@ -130,7 +146,9 @@ def take_back(worker_id: str, outcome: Callable[[Lease], Outcome]) -> list[Settl
 def settled(leases: list[Lease], outcome: Callable[[Lease], Outcome]) -> list[Settlement]:
     settlements = [settlement(lease, outcome(lease), lease.last_started_at, lease.claimed_at) for lease in leases]
     accepted = storage().settle(settlements, by_holder=False)
-    return [s for s in settlements if s.lease.id in accepted]
+    done = [s for s in settlements if s.lease.id in accepted]
+    let_in_after_commit(freed_by(done))
+    return done
 
 
 # Asked for by a person
@@ -164,6 +182,7 @@ def replay_one(letter: DeadLetter, by: str, happened: bool | None) -> None:
         else:
             changes |= {"state": State.READY, "ready_at": moment, "finished_at": None}
             changes |= {"dedupe_lock": job.dedupe_key or None, "expires_at": None}
+            changes |= {"blocked": bool(job.concurrency_key)}
         changed = 0
         try:
             with store.atomic():
@@ -176,6 +195,7 @@ def replay_one(letter: DeadLetter, by: str, happened: bool | None) -> None:
         store.rows(DeadLetter).filter(pk=letter.pk).update(replayed_at=moment, replayed_by=by[:255])
         if not happened:
             wake(job.queue_name)
+            let_in_after_commit([job.concurrency_key])
     sender = type(task_backends[job.backend]) if job.backend in task_backends.settings else None
     signals.job_replayed.send_robust(sender, job_id=job.pk, task_path=job.task_path, queue_name=job.queue_name, by=by)
 
@@ -243,6 +263,8 @@ def cancel(job_ids: Iterable[int]) -> Report:
                 state=State.CANCELLED, finished_at=store.now(), dedupe_lock=None
             )
             if ended or job.running().update(cancel_requested=True):
+                if ended:
+                    let_in_after_commit(job.values_list("concurrency_key", flat=True))
                 report.done.append(job_id)
                 continue
         found = job.values_list("state", flat=True).first()

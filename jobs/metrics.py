@@ -74,7 +74,7 @@ class DatabaseCollector(Collector):
         workers = stats.workers(now)
         yield gauge(
             "jobs_depth",
-            [((queue.name, state.value), count) for queue in queues for state, count in queue.depths()],
+            [((queue.name, state), count) for queue in queues for state, count in queue.depths()],
         )
         yield gauge(
             "jobs_oldest_claimable_age_seconds",

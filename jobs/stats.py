@@ -23,9 +23,9 @@ STALE_AFTER = timedelta(seconds=60)
 # Hops from one queue name to the next through the index instead of reading every entry of it.
 READY_QUEUES = """
 WITH RECURSIVE names(name) AS (
-    SELECT MIN(queue_name) FROM {jobs} WHERE state = 'ready'
+    SELECT MIN(queue_name) FROM {jobs} WHERE state = 'ready' AND NOT blocked
     UNION ALL
-    SELECT (SELECT MIN(queue_name) FROM {jobs} WHERE state = 'ready' AND queue_name > names.name)
+    SELECT (SELECT MIN(queue_name) FROM {jobs} WHERE state = 'ready' AND NOT blocked AND queue_name > names.name)
     FROM names WHERE names.name IS NOT NULL
 ), named AS (
     SELECT name FROM names WHERE name IS NOT NULL LIMIT {max_queues}
@@ -37,7 +37,7 @@ READY_COUNTS = (
     + """
 SELECT name, (
     SELECT COUNT(*) FROM (
-        SELECT 1 FROM {jobs} WHERE state = 'ready' AND queue_name = named.name LIMIT {max_counted}
+        SELECT 1 FROM {jobs} WHERE state = 'ready' AND NOT blocked AND queue_name = named.name LIMIT {max_counted}
     ) AS counted
 )
 FROM named
@@ -52,20 +52,20 @@ OLDEST_READY = (
 , runs(name, suspect, priority) AS (
     SELECT named.name, choice.suspect, (
         SELECT MAX(priority) FROM {jobs} AS job
-        WHERE job.state = 'ready' AND job.queue_name = named.name AND job.suspect = choice.suspect
+        WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = named.name AND job.suspect = choice.suspect
     )
     FROM named CROSS JOIN (SELECT FALSE AS suspect UNION ALL SELECT TRUE) AS choice
     UNION ALL
     SELECT runs.name, runs.suspect, (
         SELECT MAX(priority) FROM {jobs} AS job
-        WHERE job.state = 'ready' AND job.queue_name = runs.name AND job.suspect = runs.suspect
+        WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = runs.name AND job.suspect = runs.suspect
           AND job.priority < runs.priority
     )
     FROM runs WHERE runs.priority IS NOT NULL
 )
 SELECT name, (
     SELECT MIN(ready_at) FROM {jobs} AS job
-    WHERE job.state = 'ready' AND job.queue_name = runs.name AND job.suspect = runs.suspect
+    WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = runs.name AND job.suspect = runs.suspect
       AND job.priority = runs.priority
 )
 FROM runs WHERE runs.priority IS NOT NULL
@@ -87,13 +87,31 @@ ORDERS = {
     State.DEAD: "finished_at DESC, id DESC",
 }
 
+BLOCKED_COUNTS = """
+SELECT queue_name, COUNT(*) FROM (
+    SELECT queue_name FROM {jobs} WHERE state = 'ready' AND blocked
+    ORDER BY concurrency_key, priority DESC, ready_at, id LIMIT {max_counted}
+) AS first_ones
+GROUP BY queue_name ORDER BY queue_name LIMIT {max_queues}
+"""
+
+BLOCKED = "blocked"  # among states: ready, but for a slot of its concurrency key
+
 # The same for lists of one state, so that a page reads only the rows it shows.
 LISTED_BY = {
     State.SCHEDULED: ("run_after", "pk"),
     State.READY: ("queue_name", "suspect", "-priority", "ready_at", "pk"),
     State.RUNNING: ("leased_by", "pk"),
     State.DEAD: ("-finished_at", "-pk"),
+    BLOCKED: ("concurrency_key", "-priority", "ready_at", "pk"),
 }
+
+
+def listed(jobs: Any, state: str) -> Any:
+    """Return the jobs in a state, or those that are blocked, which are ready and not handed out."""
+    if state == BLOCKED:
+        return jobs.filter(state=State.READY, blocked=True)
+    return jobs.filter(state=state, blocked=False) if state == State.READY else jobs.filter(state=state)
 
 
 @dataclass
@@ -105,13 +123,14 @@ class QueueFigures:
     paused_reason: str = ""
     scheduled: int = 0
     ready: int = 0
+    blocked: int = 0
     running: int = 0
     dead: int = 0
     oldest: timedelta | None = None
 
-    def depths(self) -> Iterator[tuple[State, int]]:
-        for state in (State.SCHEDULED, State.READY, State.RUNNING, State.DEAD):
-            yield state, getattr(self, state.value)
+    def depths(self) -> Iterator[tuple[str, int]]:
+        for state in ("scheduled", "ready", BLOCKED, "running", "dead"):
+            yield state, getattr(self, state)
 
 
 def queues(now: datetime) -> list[QueueFigures]:
@@ -129,6 +148,8 @@ def queues(now: datetime) -> list[QueueFigures]:
         figures[queue.name] = QueueFigures(queue.name, queue.paused, queue.paused_reason)
     for name, ready in rows(READY_COUNTS):
         of(name).ready = ready
+    for name, blocked in rows(BLOCKED_COUNTS):
+        of(name).blocked = blocked
     waiting = [(name, moment(since)) for name, since in rows(OLDEST_READY)]
     for state, order in ORDERS.items():
         for name, count, due in rows(FIRST_ONES, state=state.value, order=order):

@@ -86,10 +86,10 @@ def hold(lease: Lease, options: Options, why: str) -> Outcome:
     return Released(seconds=min(max(age.total_seconds(), shortest), longest), held=True)
 
 
-def expiry(lease: Lease, task: Any) -> Outcome:
-    """Return the outcome of a job that did not start in time, as its task wants it."""
+def expiry(lease: Lease) -> Outcome:
+    """Return the outcome of a job that did not start in time, as its task wanted it when it was enqueued."""
     report = ErrorReport(message=f"it did not start before it expired, at {lease.expires_at:%Y-%m-%d %H:%M:%S %Z}")
-    return Cancelled(report) if getattr(task, "on_expired", "dead") == "drop" else Buried(Reason.EXPIRED, report)
+    return Cancelled(report) if lease.drop_expired else Buried(Reason.EXPIRED, report)
 
 
 def settlement(lease: Lease, outcome: Outcome, started_at: datetime | None, finished_at: datetime) -> Settlement:

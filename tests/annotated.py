@@ -1,7 +1,8 @@
 """Tasks whose annotations are checked or converted. They note what they were called with."""
 
 import enum
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, Optional
@@ -93,3 +94,40 @@ def is_known(order: UUID, color: Color) -> bool:
 @task(annotations="convert", validate=is_known)
 def validated(order: UUID, color: Color) -> None:
     CALLS.append((order, color))
+
+
+@task
+def loose(pair: tuple = (), names: Sequence[str] = (), items: Iterable[int] = ()) -> None:  # type: ignore[type-arg]
+    CALLS.append((pair, names, items))
+
+
+@task(annotations="convert")
+def early(kind: "Late") -> None:
+    CALLS.append(kind)
+
+
+class Late(enum.Enum):
+    ONE = "one"
+
+
+def of_another_module(function: Any) -> Any:
+    """Wrap a function as `functools.wraps` does, with the globals of a module where nothing has a name."""
+    space: dict[str, Any] = {"functools": functools, "function": function}
+    exec("@functools.wraps(function)\ndef wrapper(*args, **kwargs):\n    return function(*args, **kwargs)\n", space)
+    return space["wrapper"]
+
+
+@task(annotations="convert")
+@of_another_module
+def wrapped(order: "UUID") -> None:
+    CALLS.append(order)
+
+
+@task(annotations="convert", dedupe_key="{order}:{color}:{at}")
+def defaulted(order: UUID, color: Color = Color.RED, at: datetime = datetime(2026, 3, 1)) -> None:
+    CALLS.append((order, color, at))
+
+
+@task
+def ambiguous(value: UUID | str) -> None:
+    CALLS.append(value)

@@ -37,6 +37,8 @@ def a_lease(**fields: Any) -> Lease:
         "worker_ids": "[]",
         "cancel_requested": False,
         "expires_at": None,
+        "drop_expired": False,
+        "concurrency_key": "",
         "claimed_at": MOMENT,
         "claimed_monotonic": 1000.0,
     }

@@ -161,3 +161,8 @@ def say_in_time(what: str) -> None:
 @task(expires_after=3600, on_expired="drop")
 def say_or_drop(what: str) -> None:
     done.append(what)
+
+
+@task(concurrency_key="{n}", max_concurrent=2)
+def two_at_a_time(n: int) -> int:
+    return n

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any
+from unittest.mock import ANY
 from uuid import UUID
 
 import pytest
@@ -15,7 +16,7 @@ from jobs.compat import task_backends
 from jobs.exceptions import InvalidPayload
 from jobs.models import DeadLetter, IdempotencyRecord, Job
 from jobs.pytest_plugin import with_backend
-from jobs.states import Reason
+from jobs.states import Reason, State
 from jobs.testing import assert_enqueued, run_jobs
 from tests import annotated
 from tests.annotated import CALLS, Color, Level
@@ -272,6 +273,55 @@ def test_the_dummy_backend_refuses_what_the_real_one_refuses(settings):
 def test_a_value_that_could_travel_says_how():
     with pytest.raises(InvalidPayload, match=r'annotate the argument as UUID and use @task\(annotations="convert"\)'):
         annotated.checked.enqueue(order=ORDER)
+
+
+# What people write
+
+
+def test_a_bare_tuple_takes_anything_and_text_is_a_sequence_of_text():
+    annotated.loose.enqueue(pair=[1, "a"], names="abc", items={"a": 1})
+    with pytest.raises(InvalidPayload, match="names takes"):
+        annotated.loose.enqueue(names=3)
+
+
+def test_names_that_the_module_defines_further_down_are_converted():
+    annotated.early.enqueue(annotated.Late.ONE)
+    run_jobs()
+
+    assert CALLS == [annotated.Late.ONE]
+
+
+def test_a_function_under_another_s_wrapper_is_converted_by_its_own_names():
+    annotated.wrapped.enqueue(ORDER)
+    run_jobs()
+
+    assert CALLS == [ORDER]
+
+
+def test_defaults_make_the_same_keys_as_arguments():
+    for call in ({}, {"color": Color.RED}, {"color": "red"}):
+        annotated.defaulted.enqueue(ORDER, **call)
+
+    assert Job.objects.get().dedupe_key == f"{ORDER}:red:2026-03-01T00:00:00"
+
+
+def test_an_assertion_compares_what_is_no_value_as_it_is():
+    annotated.checked.enqueue(count=3)
+
+    assert assert_enqueued(annotated.checked, count=ANY)
+
+
+def test_a_job_waits_where_the_code_cannot_convert_its_arguments(settings):
+    annotated.ambiguous.enqueue(value="x")
+    options = {"OPTIONS": {"annotations": "convert"}}
+    settings.TASKS = {"default": settings.TASKS["default"] | options}
+
+    run_jobs()
+
+    job = Job.objects.get()
+    assert (job.state, job.held_since is None, job.attempts) == (State.SCHEDULED, False, 0)
+    with pytest.raises(ImproperlyConfigured, match="cannot be told apart"):
+        annotated.ambiguous.enqueue(value="x")
 
 
 class Odd(Enum):

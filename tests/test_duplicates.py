@@ -1,5 +1,6 @@
 """One job for a dedupe key, from its enqueue to its end: the constraint decides, whoever enqueues at once."""
 
+import pickle
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,8 +14,8 @@ from jobs import DuplicateJob, enqueue_many, lifecycle, task
 from jobs.compat import TaskResultStatus, task_enqueued
 from jobs.exceptions import InvalidPayload
 from jobs.models import DeadLetter, Job
-from jobs.states import State
-from jobs.storage import storage
+from jobs.states import Reason, State
+from jobs.storage import ANY_QUEUE, storage
 from jobs.testing import run_jobs
 from tests import tasks
 
@@ -382,3 +383,147 @@ def test_options_that_cannot_work_are_refused_where_they_are_written(options, pr
 def test_a_key_that_cannot_be_made_is_refused_before_any_sql(django_assert_num_queries):
     with django_assert_num_queries(0), pytest.raises(InvalidPayload, match="dedupe_key is longer than 255"):
         keyed("x" * 256).enqueue(1)
+
+
+# Whoever holds the key and will never run
+
+
+def test_a_holder_that_is_too_late_is_ended_and_lets_the_new_job_in():
+    late = keyed(expires_after=LATER).enqueue(1)
+    Job.objects.update(expires_at=storage().now() - LATER)
+
+    new = keyed(on_duplicate="raise").enqueue(2)
+
+    assert not new.is_duplicate
+    assert Job.objects.get(pk=late.id).state == State.DEAD
+    assert DeadLetter.objects.get().reason == Reason.EXPIRED
+
+
+def test_a_waiting_holder_that_somebody_has_cancelled_is_ended_and_lets_the_new_job_in():
+    condemned = keyed().enqueue(1)
+    Job.objects.update(cancel_requested=True)
+
+    new = keyed(on_duplicate="replace").enqueue(2)
+
+    assert not new.is_duplicate
+    assert Job.objects.get(pk=condemned.id).state == State.CANCELLED
+    run_jobs()
+    assert Job.objects.get(pk=new.id).state == State.SUCCEEDED
+
+
+def test_of_many_those_that_are_too_late_let_the_new_ones_in():
+    enqueue_many(tasks.once_a_user.using(expires_after=LATER), [{"user": user} for user in range(4)])
+    Job.objects.filter(dedupe_key__in=["once:1", "once:2"]).update(expires_at=storage().now() - LATER)
+
+    results = enqueue_many(tasks.once_a_user, [{"user": user} for user in range(5)])
+
+    assert [result.is_duplicate for result in results] == [True, False, False, True, False]
+    assert Job.objects.dead().count() == 2
+
+
+def test_replace_gives_the_new_payload_all_its_attempts():
+    keyed(run_after=LATER).enqueue(1)
+    Job.objects.update(attempts=4, crashes=2, worker_ids=["w"], held_since=storage().now())
+
+    keyed(on_duplicate="replace").enqueue(2)
+
+    job = Job.objects.get()
+    assert (job.attempts - job.forgiven_attempts, job.crashes, job.held_since) == (0, 0, None)
+
+
+def test_replace_gives_a_retry_that_becomes_due_a_new_place_in_line():
+    keyed(run_after=LATER).enqueue(1)
+    old = storage().now() - LATER
+    Job.objects.update(ready_at=old)
+
+    keyed(on_duplicate="replace").enqueue(2)
+
+    assert Job.objects.get().ready_at > old
+
+
+def test_a_replaced_job_wakes_the_queue_that_it_is_in(monkeypatch):
+    keyed(run_after=LATER, queue_name="email").enqueue(1)
+    woken: list[str] = []
+    monkeypatch.setattr("jobs.enqueue.wake", woken.append)
+
+    keyed(on_duplicate="replace").enqueue(2)
+    keyed().enqueue(3)
+
+    assert woken == [ANY_QUEUE]
+
+
+def test_an_end_between_two_looks_loses_no_payload(monkeypatch):
+    first = keyed().enqueue(1)
+    replace = type(storage()).replace
+
+    def too_late(self, row):
+        lifecycle.cancel([int(first.id)])
+        return replace(self, row)
+
+    monkeypatch.setattr(type(storage()), "replace", too_late)
+
+    assert not keyed(on_duplicate="replace").enqueue(2).is_duplicate
+
+
+def test_within_one_batch_raise_names_no_job_that_was_never_there():
+    with pytest.raises(DuplicateJob, match="by an earlier one of these payloads") as refusal:
+        enqueue_many(keyed(on_duplicate="raise"), [{"a": 1}, {"a": 2}])
+
+    assert refusal.value.job_id is None
+    assert pickle.loads(pickle.dumps(refusal.value)).key == "k"
+
+
+def test_results_of_duplicates_are_read_once_and_outlive_their_jobs(django_assert_max_num_queries):
+    enqueue_many(tasks.once_a_user, [{"user": user} for user in range(50)])
+
+    def listen(**kwargs: Any) -> None:
+        pass
+
+    task_enqueued.connect(listen)
+    try:
+        with django_assert_max_num_queries(12):
+            results = enqueue_many(tasks.once_a_user, [{"user": user} for user in range(50)])
+    finally:
+        task_enqueued.disconnect(listen)
+    Job.objects.all().delete()
+
+    with django_assert_max_num_queries(0):
+        assert [result.kwargs["user"] for result in results] == list(range(50))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_begins_again_gives_back_what_he_has_taken(monkeypatch, vendor):
+    """Else it would hold later keys while it waits for earlier ones, and somebody else the other way round."""
+    if vendor != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    holder = tasks.once_a_user.enqueue(user=2)
+    holders = type(storage()).holders
+    ended, other = threading.Event(), []
+    threads: list[threading.Thread] = []
+
+    def follow() -> None:
+        other.extend(enqueue_many(tasks.once_a_user, [{"user": 2}, {"user": 5}]))
+        connection.close()
+
+    def end_and_let_another_follow() -> None:
+        lifecycle.cancel([int(holder.id)])
+        connection.close()
+        threads.append(threading.Thread(target=follow))
+        threads[0].start()
+        threads[0].join(0.5)
+
+    def too_late(self, keys):
+        if not ended.is_set():
+            ended.set()
+            thread = threading.Thread(target=end_and_let_another_follow)
+            thread.start()
+            thread.join(10)
+        return holders(self, keys)
+
+    monkeypatch.setattr(type(storage()), "holders", too_late)
+
+    results = enqueue_many(tasks.once_a_user, [{"user": user} for user in (2, 5)])
+    threads[0].join(20)
+
+    assert len(results) == len(other) == 2
+    assert Job.objects.filter(state=State.READY).count() == 2

@@ -118,11 +118,12 @@ def test_housekeeping_ends_what_nobody_claims():
     assert not Job.objects.exclude(leased_by="").exists()
 
 
-def test_more_than_a_batch_expires_at_one_beat():
+def test_a_batch_expires_at_each_beat_and_the_next_beat_comes_at_once():
     enqueue_many(perishable(), [{"what": str(n)} for n in range(450)])
     let_it_expire()
+    keeping = house()
 
-    house().tick()
+    assert [keeping.tick() == 0.0 for _ in range(3)] == [True, True, False]
 
     assert Job.objects.dead().count() == 450
 
@@ -161,14 +162,16 @@ def test_a_replayed_job_runs_whatever_its_time_was():
     assert tasks.done == ["wanted after all"]
 
 
-def test_a_job_whose_task_is_unknown_here_expires_too():
-    perishable().enqueue("unknown")
+def test_a_job_whose_task_is_unknown_here_expires_as_it_was_enqueued():
+    perishable().enqueue("dead")
+    tasks.say_or_drop.enqueue("dropped")
     Job.objects.update(task_path="nowhere.task")
     let_it_expire()
 
     house().tick()
 
     assert DeadLetter.objects.get().reason == Reason.EXPIRED
+    assert Job.objects.get(drop_expired=True).state == State.CANCELLED
 
 
 def test_replace_renews_the_time():

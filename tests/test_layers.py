@@ -26,7 +26,8 @@ LAYERS = [
     | {"decorator", "logs"},
     {"models"},
     {"storage"},
-    {"enqueue", "duplicates", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry", "stats", "tally"},
+    {"enqueue", "duplicates", "concurrency", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry"}
+    | {"stats", "tally"},
     {"backend", "worker"},
     {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"}
     | {"pytest_plugin"},

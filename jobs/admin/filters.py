@@ -21,10 +21,11 @@ class StateFilter(admin.SimpleListFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        return State.choices
+        first, second, *others = State.choices
+        return [first, second, (stats.BLOCKED, _("waiting for its turn")), *others]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(state=self.value()) if self.value() else queryset
+        return stats.listed(queryset, self.value()) if self.value() else queryset  # type: ignore[no-any-return, arg-type]
 
 
 class QueueFilter(admin.SimpleListFilter):

@@ -83,7 +83,7 @@ class JobAdmin(ConfirmingAdmin):
         return JobList
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        return stats.LISTED_BY.get(request.GET.get("state"), ("-pk",))  # type: ignore[call-overload]
+        return stats.LISTED_BY.get(request.GET.get("state", ""), ("-pk",))
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
@@ -140,7 +140,7 @@ class JobAdmin(ConfirmingAdmin):
                 {"fields": [*WAITED, "started_at", "last_attempted_at", "finished_at"]},
             ),
             (_("Lease"), folded("leased_by", "lease_expires_at", "lease_token", "cancel_requested", "worker_ids")),
-            (_("Keys"), folded("idempotency_key", "dedupe_key", "schema_version", "backend")),
+            (_("Keys"), folded("idempotency_key", "dedupe_key", "concurrency_key", "schema_version", "backend")),
             (_("More"), folded("timeout", "suspect", "held_since", "progress_percent", "progress_message")),
         ]
 
@@ -221,6 +221,9 @@ def lead_of_ready(job: Job) -> Lead:
     if job.held_since:
         text = _("No worker has known its task or its version for %s: deploy the code that does.")
         return Lead("bad", text % age(job.held_since))
+    if job.blocked:
+        text = _("It waits for its turn: of the jobs with the key %(key)s no more than %(most)d run at a time.")
+        return Lead("note", text % {"key": job.concurrency_key, "most": job.max_concurrent})
     if queue := Queue.objects.filter(name=job.queue_name, paused=True).first():
         text = _("Its queue is paused%s. Resume it under Queues.")
         return Lead("bad", text % (f": {queue.paused_reason}" if queue.paused_reason else ""))

@@ -99,7 +99,11 @@ class QueueAdmin(ConfirmingAdmin):
 
     @admin.display(description=_("ready"))
     def ready(self, queue: Queue) -> str:
-        return stats.at_least(queue.figures.ready)  # type: ignore[attr-defined]
+        figures = queue.figures  # type: ignore[attr-defined]
+        if not figures.blocked:
+            return stats.at_least(figures.ready)
+        shown = {"ready": stats.at_least(figures.ready), "blocked": stats.at_least(figures.blocked)}
+        return _("%(ready)s, and %(blocked)s that wait for their turn") % shown
 
     @admin.display(description=_("running"))
     def running(self, queue: Queue) -> str:

@@ -13,7 +13,7 @@ COLUMNS = ("id", "state", "task_path", "queue_name", "priority", "attempts", "ma
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--state", choices=State.values)
+    parser.add_argument("--state", choices=[*State.values, stats.BLOCKED])
     parser.add_argument("--queue", metavar="NAME")
     parser.add_argument("--limit", type=positive, default=20, metavar="N", help="at most so many (default 20)")
     add_json(parser)
@@ -22,7 +22,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: dict[str, Any], printer: Printer) -> None:
     jobs = Job.objects.order_by(*stats.LISTED_BY.get(given["state"], ("-pk",)))
     if given["state"]:
-        jobs = jobs.filter(state=given["state"])
+        jobs = stats.listed(jobs, given["state"])
     if given["queue"]:
         jobs = jobs.in_queue(given["queue"])
     rows = list(jobs.values("id", *COLUMNS[1:], "run_after", "finished_at")[: given["limit"]])

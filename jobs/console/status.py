@@ -9,7 +9,7 @@ from ..storage import storage
 from .printer import Printer, add_json
 
 HELP = "queues by depth and age, and the workers"
-COLUMNS = ("queue", "scheduled", "ready", "running", "dead", "oldest_waits", "paused")
+COLUMNS = ("queue", "scheduled", "ready", "blocked", "running", "dead", "oldest_waits", "paused")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(given: dict[str, Any], printer: Printer) -> None:
         return
     rows = [
         {"queue": queue.name, "oldest_waits": queue.oldest, "paused": queue.paused and (queue.paused_reason or "yes")}
-        | {state.value: stats.at_least(count) for state, count in queue.depths()}
+        | {state: stats.at_least(count) for state, count in queue.depths()}
         for queue in queues
     ]
     printer.table(rows, COLUMNS, "No queue has a job.")

@@ -13,7 +13,12 @@ LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 
 class JobQuerySet(models.QuerySet["Job"]):
     def ready(self) -> Self:
-        return self.filter(state=State.READY)
+        """Return the jobs that may be handed out."""
+        return self.filter(state=State.READY, blocked=False)
+
+    def blocked(self) -> Self:
+        """Return the jobs that are due and have no slot of their concurrency key yet."""
+        return self.filter(state=State.READY, blocked=True)
 
     def scheduled(self) -> Self:
         return self.filter(state=State.SCHEDULED)
@@ -75,6 +80,9 @@ class Job(models.Model):
     expires_at = models.DateTimeField(
         null=True, blank=True, help_text=_("If it has not started by then it is not run any more.")
     )
+    drop_expired = models.BooleanField(
+        default=False, db_default=False, help_text=_("If it expires it is cancelled; else it is a dead letter.")
+    )
     ready_at = models.DateTimeField(
         null=True, blank=True, help_text=_("When it last became ready; its place among equals.")
     )
@@ -105,6 +113,22 @@ class Job(models.Model):
     idempotency_key = models.CharField(
         max_length=255, blank=True, default="", help_text=_("The task's effect happens once per key.")
     )
+    # With defaults in the database: code that does not know these columns yet goes on inserting.
+    concurrency_key = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("Of the jobs with this key only so many run at a time."),
+    )
+    max_concurrent = models.PositiveSmallIntegerField(
+        default=1, db_default=1, help_text=_("How many jobs with its concurrency key may run at a time.")
+    )
+    blocked = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text=_("It has no slot of its concurrency key: it is not handed out until it gets one."),
+    )
     return_value = models.JSONField(null=True, blank=True, help_text=_("What the task returned."))
     progress_percent = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text=_("How far the running task says it is, 0 to 100.")
@@ -129,7 +153,17 @@ class Job(models.Model):
             models.Index(
                 fields=["queue_name", "suspect", "-priority", "ready_at", "id"],
                 name="jobs_job_ready",
-                condition=Q(state=State.READY),
+                condition=Q(state=State.READY, blocked=False),
+            ),
+            models.Index(
+                fields=["concurrency_key", "-priority", "ready_at", "id"],
+                name="jobs_job_blocked",
+                condition=Q(state=State.READY, blocked=True),
+            ),
+            models.Index(
+                fields=["concurrency_key"],
+                name="jobs_job_slots",
+                condition=Q(blocked=False, finished_at__isnull=True) & ~Q(concurrency_key=""),
             ),
             models.Index(fields=["run_after", "id"], name="jobs_job_scheduled", condition=Q(state=State.SCHEDULED)),
             models.Index(

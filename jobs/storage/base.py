@@ -28,6 +28,9 @@ PORTION_CHARACTERS = 16_000_000
 # What a job that waits takes over from another one with its dedupe key.
 REPLACED = ("args", "kwargs", "schema_version", "idempotency_key", "run_after", "expires_at", "state")
 
+# What is read of whoever holds a dedupe key.
+HELD = ("dedupe_lock", "task_path", "state", "enqueued_at", "run_after", "expires_at", "started_at", "cancel_requested")
+
 ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
 
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
@@ -40,20 +43,33 @@ JSON_COLUMNS = ("args", "kwargs", "worker_ids")
 # whenever its statistics say that many jobs are ready.
 READY_QUEUES = """
 WITH RECURSIVE names(name) AS (
-    SELECT min(queue_name) FROM jobs_job WHERE state = 'ready'
+    SELECT min(queue_name) FROM jobs_job WHERE state = 'ready' AND NOT blocked
     UNION ALL
-    SELECT (SELECT min(queue_name) FROM jobs_job WHERE state = 'ready' AND queue_name > names.name)
+    SELECT (SELECT min(queue_name) FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name > names.name)
     FROM names WHERE names.name IS NOT NULL
 )
 SELECT names.name,
-       (SELECT NOT suspect FROM jobs_job WHERE state = 'ready' AND queue_name = names.name
+       (SELECT NOT suspect FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = names.name
         ORDER BY queue_name, suspect, priority DESC, ready_at, id LIMIT 1),
-       (SELECT suspect FROM jobs_job WHERE state = 'ready' AND queue_name = names.name
+       (SELECT suspect FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = names.name
         ORDER BY queue_name DESC, suspect DESC, priority, ready_at DESC, id DESC LIMIT 1),
        COALESCE(jobs_queue.paused, FALSE),
        jobs_queue.id IS NULL
 FROM names LEFT JOIN jobs_queue ON jobs_queue.name = names.name
 WHERE names.name IS NOT NULL
+"""
+
+
+# As above: from one key to the next through the index.
+BLOCKED_KEYS = """
+WITH RECURSIVE keys(name, n) AS (
+    SELECT min(concurrency_key), 1 FROM jobs_job WHERE state = 'ready' AND blocked AND concurrency_key > %s
+    UNION ALL
+    SELECT (SELECT min(concurrency_key) FROM jobs_job
+            WHERE state = 'ready' AND blocked AND concurrency_key > keys.name), n + 1
+    FROM keys WHERE keys.name IS NOT NULL AND n < %s
+)
+SELECT name FROM keys WHERE name IS NOT NULL
 """
 
 
@@ -79,6 +95,28 @@ class NewJob(NamedTuple):
     dedupe_key: str = ""
     expires_after: timedelta | None = None
     expires_at: datetime | None = None
+    drop_expired: bool = False
+    concurrency_key: str = ""
+    max_concurrent: int = 1
+
+
+class Keys(NamedTuple):
+    """The keys of many jobs, one by one in the order of their payloads; a kind that no job has is empty."""
+
+    idempotency: Sequence[str] = ()
+    dedupe: Sequence[str] = ()
+    concurrency: Sequence[str] = ()
+
+    def part(self, places: Sequence[int]) -> "Keys":
+        return Keys(*([kind[place] for place in places] if kind else () for kind in self))
+
+    def of(self, template: NewJob, place: int) -> NewJob:
+        """Return the job at this place, but for its payload."""
+        idempotency, dedupe, concurrency = (kind[place] if kind else "" for kind in self)
+        return template._replace(idempotency_key=idempotency, dedupe_key=dedupe, concurrency_key=concurrency)
+
+
+NO_KEYS = Keys()
 
 
 class Inserted(NamedTuple):
@@ -92,13 +130,14 @@ class Inserted(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """The job that holds a dedupe key."""
+    """The job that holds a dedupe key. `is_condemned`: it waits, and no worker will run it: too late, or cancelled."""
 
     id: int
     task_path: str
     state: str
     enqueued_at: datetime
     run_after: datetime | None
+    is_condemned: bool
 
 
 class Renewal(NamedTuple):
@@ -116,6 +155,7 @@ class Pulse(NamedTuple):
     promoted: int
     has_expired_leases: bool
     has_expired_jobs: bool
+    has_blocked_jobs: bool
     next_due: timedelta | None
 
 
@@ -188,30 +228,17 @@ class Storage:
                 self.notify(queue_name)
         return [Inserted(job.pk, job.state, job.enqueued_at, job.run_after) for job in jobs]
 
-    def insert_many(
-        self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
-    ) -> list[Inserted]:
-        """Add a job like `template` for each payload, in order; `idempotency_keys`, if any, belong to them one by one.
+    def insert_many(self, template: NewJob, kwargs: Sequence[str], keys: Keys = NO_KEYS) -> list[Inserted]:
+        """Add a job like `template` for each payload, in order. Transaction: joins the caller's."""
+        return self.insert([keys.of(template, place)._replace(kwargs=text) for place, text in enumerate(kwargs)])
 
-        Transaction: joins the caller's.
-        """
-        keys = idempotency_keys or [""] * len(kwargs)
-        calls = zip(kwargs, keys, strict=True)
-        return self.insert([template._replace(kwargs=text, idempotency_key=key) for text, key in calls])
-
-    def insert_many_unless_held(
-        self, template: NewJob, kwargs: Sequence[str], dedupe_keys: Sequence[str], idempotency_keys: Sequence[str] = ()
-    ) -> list[Inserted | None]:
+    def insert_many_unless_held(self, template: NewJob, kwargs: Sequence[str], keys: Keys) -> list[Inserted | None]:
         """Do as `insert_many` does; None stands for a job that was not added.
 
         Its dedupe key is held, or was taken by an earlier one of these. Transaction: joins the caller's.
         """
-        keys = idempotency_keys or [""] * len(kwargs)
-        calls = zip(kwargs, keys, dedupe_keys, strict=True)
-        return [
-            self.insert_unless_held(template._replace(kwargs=text, idempotency_key=key, dedupe_key=lock))
-            for text, key, lock in calls
-        ]
+        jobs = [keys.of(template, place)._replace(kwargs=text) for place, text in enumerate(kwargs)]
+        return [self.insert_unless_held(job) for job in jobs]
 
     def insert_unless_held(self, row: NewJob) -> Inserted | None:
         """Add a job, unless another that has not ended holds its dedupe key: None then. The constraint decides.
@@ -229,9 +256,15 @@ class Storage:
     def holders(self, dedupe_keys: Collection[str]) -> dict[str, Holder]:
         """Return who holds these keys, by key."""
         found: dict[str, Holder] = {}
+        moment: datetime | None = None
         for part in portions(keys := sorted(dedupe_keys), 500):
-            jobs = self.jobs.filter(dedupe_lock__in=keys[part])
-            found |= {row[0]: Holder(*row[1:]) for row in jobs.values_list("dedupe_lock", *Holder._fields)}
+            for job in self.jobs.filter(dedupe_lock__in=keys[part]).only(*HELD):
+                condemned = job.is_waiting and job.cancel_requested
+                if job.is_waiting and job.expires_at and job.started_at is None:
+                    moment = moment or self.now()
+                    condemned = condemned or job.expires_at < moment
+                same = job.pk, job.task_path, job.state, job.enqueued_at, job.run_after
+                found[job.dedupe_lock] = Holder(*same, condemned)
         return found
 
     def replace(self, row: NewJob) -> Inserted | None:
@@ -246,7 +279,11 @@ class Storage:
                 return None
             new = self.job_from(row, self.now())
             changes = {name: getattr(new, name) for name in REPLACED}
-            changes["ready_at"] = old.ready_at if old.ready_at and new.ready_at else new.ready_at
+            changes["ready_at"] = old.ready_at if old.state == State.READY and new.ready_at else new.ready_at
+            # What the old payload has used up is not the new one's.
+            changes |= {"forgiven_attempts": old.attempts, "crashes": 0, "held_since": None}
+            # What is not due gives its slot up.
+            changes["blocked"] = bool(old.concurrency_key) and (old.blocked or new.state == State.SCHEDULED)
             if not waiting.filter(pk=old.pk).update(**changes):
                 return None
         return Inserted(old.pk, new.state, old.enqueued_at, new.run_after, is_duplicate=True)
@@ -262,7 +299,7 @@ class Storage:
             **columns
             | {"expires_at": expires_at}
             | {"args": json.loads(row.args), "kwargs": json.loads(row.kwargs), "run_after": run_after}
-            | {"dedupe_lock": row.dedupe_key or None}
+            | {"dedupe_lock": row.dedupe_key or None, "blocked": bool(row.concurrency_key)}
             | {"state": State.READY if due else State.SCHEDULED}
             | {"enqueued_at": moment, "ready_at": moment if due else None}
         )
@@ -329,6 +366,50 @@ class Storage:
         with self.connection.cursor() as cursor:
             cursor.execute(READY_QUEUES)
             return [ReadyQueue(row[0], *(bool(value) for value in row[1:])) for row in cursor.fetchall()]
+
+    # Concurrency keys
+
+    def unblock(self, keys: Collection[str]) -> set[str]:
+        """Hand the free slots of these keys to the jobs that wait for them, best first; return the queues they are in.
+
+        A job holds a slot from here on until it has ended or is put off: the slots of a key that are taken are the
+        jobs that are ready or run, and not blocked. One after another for a key: two that count at once would both
+        find the same slot free.
+        Transaction: joins the caller's, which must not go on for long.
+        """
+        queues: set[str] = set()
+        if not keys:
+            return queues
+        with self.atomic():
+            self.lock_keys(keys)
+            for key in sorted(keys):
+                waiting = self.jobs.blocked().filter(concurrency_key=key).order_by("-priority", "ready_at", "pk")
+                first = waiting.values_list("max_concurrent", flat=True).first()
+                if first is None:
+                    continue
+                free = first - self.holding(key).count()
+                if free <= 0:
+                    continue
+                chosen = dict(waiting.select_for_update(skip_locked=True).values_list("pk", "queue_name")[:free])
+                self.jobs.blocked().filter(pk__in=list(chosen)).update(blocked=False, ready_at=self.now())
+                queues |= set(chosen.values())
+        return queues
+
+    def holding(self, key: str) -> Any:
+        """Return the jobs that hold a slot of a key."""
+        # Said again, the key is not empty: that is how the index is found that holds only such rows.
+        return self.jobs.filter(concurrency_key=key, blocked=False, finished_at__isnull=True).exclude(
+            concurrency_key=""
+        )
+
+    def lock_keys(self, keys: Collection[str]) -> None:
+        """Keep others from handing out slots of these keys until the transaction ends: one writer needs nothing."""
+
+    def blocked_keys(self, after: str, limit: int) -> list[str]:
+        """Name the next keys for which jobs wait, in order: an index probe for each, however many jobs there are."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(BLOCKED_KEYS, [after, limit])
+            return [row[0] for row in cursor.fetchall()]
 
     # Hold
 
@@ -421,6 +502,8 @@ class Storage:
         }
         if by_holder:
             changes["settled_token"] = s.lease.token
+        if s.state == State.SCHEDULED:  # its slot is for others meanwhile
+            changes["blocked"] = bool(s.lease.concurrency_key)
         if s.delay is not None:
             changes["run_after"] = moment + timedelta(seconds=s.delay)
         if s.state == State.READY:
@@ -508,20 +591,28 @@ class Storage:
         moment = self.now()
         due = self.jobs.scheduled().order_by("run_after", "pk").values_list("run_after", flat=True).first()
         lost = self.jobs.running().filter(lease_expires_at__lt=moment)
-        expired = self.never_started().filter(expires_at__lt=moment)
-        return Pulse(promoted, lost.exists(), expired.exists(), due - moment if due else None)
+        first_to_expire = self.never_started().filter(expires_at__isnull=False).order_by("expires_at", "pk")
+        expires_at = first_to_expire.values_list("expires_at", flat=True).first()
+        blocked = self.jobs.blocked().exists()
+        return Pulse(
+            promoted, lost.exists(), bool(expires_at and expires_at < moment), blocked, due - moment if due else None
+        )
 
     def never_started(self) -> Any:
         """Return the jobs that wait for their first start: a claim writes `started_at`, a release takes it away."""
         return self.jobs.filter(started_at__isnull=True, finished_at__isnull=True)
 
-    def lease_expired_jobs(self, worker_id: str, limit: int, lease: timedelta) -> list[Lease]:
+    def lease_expired_jobs(
+        self, worker_id: str, limit: int, lease: timedelta, dedupe_keys: Collection[str] = ()
+    ) -> list[Lease]:
         """Lease waiting jobs whose time is over and that never started, so that they can be settled.
 
-        Transaction: joins the caller's.
+        `dedupe_keys`: only those that hold one of these. Transaction: joins the caller's.
         """
         moment = self.now()
         expired = self.never_started().filter(expires_at__lt=moment).order_by("expires_at", "pk")
+        if dedupe_keys:
+            expired = expired.filter(dedupe_lock__in=dedupe_keys)
         ids = list(expired.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
         changes = {"state": State.RUNNING, "leased_by": worker_id, "lease_expires_at": moment + lease}
         self.never_started().filter(pk__in=ids).update(lease_token=F("lease_token") + 1, **changes)
@@ -597,6 +688,7 @@ class Watch:
 # What a database says that will be there again later, where a task's own query would raise the same.
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError)
 LOCK_NOT_AVAILABLE = "55P03"
+DEADLOCK_DETECTED = "40P01"
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -610,6 +702,11 @@ def is_refusal(error: BaseException) -> bool:
 def is_locked(error: BaseException) -> bool:
     """Say whether somebody has kept a row locked for longer than `limit_lock_waits` allows."""
     return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """Say whether this transaction was ended because it and another waited for each other."""
+    return getattr(error.__cause__, "sqlstate", None) == DEADLOCK_DETECTED
 
 
 def portions(payloads: Sequence[str], count: int) -> Iterator[slice]:

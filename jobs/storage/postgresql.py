@@ -2,7 +2,7 @@
 
 import selectors
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -15,7 +15,7 @@ from django.db.utils import DatabaseError, OperationalError
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED, State
-from .base import Claim, Inserted, NewJob, Place, Pulse, Renewal, Storage, Watch, by_id, portions
+from .base import NO_KEYS, Claim, Inserted, Keys, NewJob, Place, Pulse, Renewal, Storage, Watch, by_id, portions
 
 CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (
@@ -23,8 +23,8 @@ QUEUE_OF_NOTIFICATIONS_FULL = (
 )
 # A prepared statement is gone, or somebody else's stands in its place, perhaps with other parameters.
 NOT_OUR_SESSION = frozenset({"26000", "42P05", "08P01"})
-# As that, or what it returns is of another type since somebody changed the table.
-NOT_PREPARED_HERE = NOT_OUR_SESSION | {"0A000"}
+# A producer's is gone, or what it returns is of another type since somebody changed the table.
+NOT_PREPARED_HERE = frozenset({"26000", "42P05", "0A000"})
 PREPARE_AFTER = 5  # times that a connection has sent a statement: the driver's own default
 UNPOOLED: WeakSet[Any] = WeakSet()  # the driver's connections whose server has said that it is the one they are to
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
@@ -40,13 +40,15 @@ COLUMNS = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts,
     max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
     attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids,
-    progress_message, dedupe_key, dedupe_lock, expires_at{more})
+    progress_message, dedupe_key, dedupe_lock, expires_at, drop_expired, concurrency_key, max_concurrent,
+    blocked{more})
 """
 VALUES = """
     %(task_path)s, %(backend)s, %(queue_name)s, %(priority)s, %(args)s::jsonb, {kwargs}, %(schema_version)s,
     %(max_attempts)s, %(max_crashes)s, %(timeout)s::interval, {idempotency_key},
     {state}, statement_timestamp(), {due}, {ready_at},
-    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', {dedupe_key}, {dedupe_lock}, {expires_at}
+    0, 0, 0, FALSE, FALSE, '', 0, '[]', '', {dedupe_key}, {dedupe_lock}, {expires_at},
+    %(drop_expired)s, {concurrency_key}, %(max_concurrent)s, {blocked}
 """
 INSERT = COLUMNS.format(more="")
 RETURNING = "RETURNING id, state, enqueued_at, run_after"
@@ -54,6 +56,8 @@ UNLESS_HELD = "ON CONFLICT (dedupe_lock) WHERE dedupe_lock IS NOT NULL DO NOTHIN
 KEYLESS = {"dedupe_key": "''", "dedupe_lock": "NULL"}
 KEYED = {"dedupe_key": "%(dedupe_key)s", "dedupe_lock": "%(dedupe_key)s"}
 ONE = {"kwargs": "%(kwargs)s::jsonb", "idempotency_key": "%(idempotency_key)s"}
+UNSHARED = {"concurrency_key": "''", "blocked": "FALSE"}
+SHARED = {"concurrency_key": "%(concurrency_key)s::text", "blocked": "%(concurrency_key)s::text <> ''"}
 DUE = "COALESCE(statement_timestamp() + %(delay)s::interval, %(run_after)s::timestamptz)"
 BY_TIME = {
     "due": DUE,
@@ -63,27 +67,32 @@ BY_TIME = {
     f" GREATEST({DUE}, statement_timestamp()) + %(expires_after)s::interval)",
 }
 AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()", "expires_at": "NULL"}
-INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYLESS)}) {RETURNING}"
-INSERT_KEYED = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYED)}) {UNLESS_HELD} {RETURNING}"
+INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYLESS, **SHARED)}) {RETURNING}"
+INSERT_KEYED = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYED, **SHARED)}) {UNLESS_HELD} {RETURNING}"
 # Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time. Its
 # moment comes back without a time zone: the driver reads that many times faster.
-INSERT_NOW = (
-    f"{INSERT} VALUES ({VALUES.format(**ONE, **AT_ONCE, **KEYLESS)}) RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
-)
+NOW = VALUES.format(**ONE, **AT_ONCE, **KEYLESS, **UNSHARED)
+INSERT_NOW = f"{INSERT} VALUES ({NOW}) RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
 OF_ONE_CALL = ("args", "kwargs", "idempotency_key")
 OF_ITS_TASK = (
     *("task_path", "backend", "queue_name", "priority"),
-    *("schema_version", "max_attempts", "max_crashes", "timeout"),
+    *("schema_version", "max_attempts", "max_crashes", "timeout", "drop_expired", "max_concurrent"),
 )
 of_its_task, of_one_call = attrgetter(*OF_ITS_TASK), attrgetter(*OF_ONE_CALL)
 # What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
 # order of the rows; RETURNING itself promises no order.
-MANY = {"kwargs": "v.kwargs", "idempotency_key": "COALESCE(v.idempotency_key, '')"}
+MANY = {
+    "kwargs": "v.kwargs",
+    "idempotency_key": "COALESCE(v.idempotency_key, '')",
+    "concurrency_key": "COALESCE(v.concurrency_key, '')",
+    "blocked": "v.concurrency_key IS NOT NULL",
+}
 INSERT_MANY = f"""
 WITH added AS (
     {INSERT} SELECT {VALUES.format(**MANY, **BY_TIME, **KEYLESS)}
-    FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]))
-        WITH ORDINALITY AS v(kwargs, idempotency_key, place)
+    FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
+        unnest(%(concurrency_keys)s::text[]))
+        WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, place)
     ORDER BY v.place
     {RETURNING}
 )
@@ -96,20 +105,50 @@ WITH added AS (
     {COLUMNS.format(more=", id")}
     SELECT {VALUES.format(**MANY, **BY_TIME, dedupe_key="v.dedupe_key", dedupe_lock="v.dedupe_key")}, v.id
     FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
-        unnest(%(dedupe_keys)s::text[]), unnest(%(ids)s::bigint[]))
-        WITH ORDINALITY AS v(kwargs, idempotency_key, dedupe_key, id, place)
+        unnest(%(concurrency_keys)s::text[]), unnest(%(dedupe_keys)s::text[]), unnest(%(ids)s::bigint[]))
+        WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, dedupe_key, id, place)
     ORDER BY v.place
     {UNLESS_HELD} {RETURNING}
 )
 SELECT COALESCE(array_agg(id), ARRAY[]::bigint[]), min(state), min(enqueued_at), min(run_after) FROM added
 """
-NEXT_IDS = "SELECT nextval(pg_get_serial_sequence('jobs_job', 'id')) FROM generate_series(1, %s)"
+# In the order of what is locked: two that lock the same keys never wait for each other.
+LOCK_KEYS = """
+SELECT pg_advisory_xact_lock(hash) FROM (
+    SELECT DISTINCT hashtextextended(key, 719285131) AS hash FROM unnest(%s::text[]) AS key ORDER BY hash
+) AS hashes
+"""
+UNBLOCK = """
+UPDATE jobs_job SET blocked = FALSE, ready_at = statement_timestamp() WHERE id IN (
+    SELECT next.id FROM unnest(%s::text[]) AS wanted(key)
+    CROSS JOIN LATERAL (
+        SELECT max_concurrent FROM jobs_job WHERE state = 'ready' AND blocked AND concurrency_key = wanted.key
+        ORDER BY priority DESC, ready_at, id LIMIT 1
+    ) AS first
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS slots FROM jobs_job
+        WHERE concurrency_key = wanted.key AND concurrency_key <> '' AND NOT blocked AND finished_at IS NULL
+    ) AS taken
+    CROSS JOIN LATERAL (
+        SELECT id FROM jobs_job WHERE state = 'ready' AND blocked AND concurrency_key = wanted.key
+        ORDER BY priority DESC, ready_at, id LIMIT GREATEST(0, first.max_concurrent - taken.slots)
+        FOR UPDATE SKIP LOCKED
+    ) AS next
+)
+RETURNING queue_name
+"""
+NEXT_IDS = """
+SELECT nextval(sequence.name) FROM (SELECT pg_get_serial_sequence('jobs_job', 'id') AS name OFFSET 0) AS sequence,
+    generate_series(1, %s)
+"""
 REPLACE = f"""
 UPDATE jobs_job SET args = %(args)s::jsonb, kwargs = %(kwargs)s::jsonb, schema_version = %(schema_version)s,
     idempotency_key = %(idempotency_key)s, run_after = {DUE}, state = {BY_TIME["state"]},
+    forgiven_attempts = attempts, crashes = 0, held_since = NULL,
     expires_at = {BY_TIME["expires_at"]},
     ready_at = CASE WHEN {DUE} > statement_timestamp() THEN NULL
-        WHEN state = 'ready' THEN ready_at ELSE statement_timestamp() END
+        WHEN state = 'ready' THEN ready_at ELSE statement_timestamp() END,
+    blocked = concurrency_key <> '' AND (blocked OR COALESCE({DUE} > statement_timestamp(), FALSE))
 WHERE dedupe_lock = %(dedupe_key)s AND task_path = %(task_path)s AND state IN ('scheduled', 'ready')
 {RETURNING}
 """
@@ -140,7 +179,8 @@ def insert_now_sql(values: tuple[Any, ...]) -> str:
 
 
 READY = """
-    SELECT ctid FROM jobs_job WHERE state = 'ready' AND queue_name = %(queue_name)s AND suspect = %(suspects)s{band}
+    SELECT ctid FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = %(queue_name)s
+        AND suspect = %(suspects)s{band}
     ORDER BY priority DESC, ready_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """
 
@@ -187,6 +227,7 @@ UPDATE jobs_job AS job SET state = v.state, attempts = v.attempts, crashes = v.c
     settled_token = CASE WHEN %s THEN job.lease_token ELSE job.settled_token END,
     run_after = COALESCE(statement_timestamp() + v.delay, job.run_after),
     ready_at = CASE WHEN v.state = 'ready' THEN statement_timestamp() ELSE job.ready_at END,
+    blocked = v.state = 'scheduled' AND job.concurrency_key <> '',
     held_since = CASE WHEN v.held THEN COALESCE(job.held_since, statement_timestamp()) END,
     started_at = v.started_at,
     last_attempted_at = CASE WHEN v.started_at IS NOT NULL
@@ -242,14 +283,18 @@ WITH due AS MATERIALIZED (
 UPDATE jobs_job AS job SET state = 'ready', ready_at = statement_timestamp() FROM due WHERE job.id = due.id
 """
 
-# One statement a beat, so that an idle tree costs next to nothing. It sees the table as it was before: what is promoted
-# now has been due, so the next one is whatever is due later.
+# One statement a beat, so that an idle tree costs next to nothing. Of what has expired and of who is blocked it asks
+# for the first index entry, not EXISTS: that would tempt the planner to read the whole table, because it expects many
+# rows. It sees the table as it was before: what is promoted now has been due, so the next one is what is due later.
 PULSE = f"""
 WITH promoted AS ({PROMOTE} RETURNING 1)
 SELECT (SELECT count(*) FROM promoted),
     EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < statement_timestamp()),
-    EXISTS (SELECT 1 FROM jobs_job
-        WHERE expires_at < statement_timestamp() AND started_at IS NULL AND finished_at IS NULL),
+    COALESCE((SELECT expires_at FROM jobs_job
+        WHERE expires_at IS NOT NULL AND started_at IS NULL AND finished_at IS NULL
+        ORDER BY expires_at, id LIMIT 1) < statement_timestamp(), FALSE),
+    (SELECT concurrency_key FROM jobs_job WHERE state = 'ready' AND blocked
+        ORDER BY concurrency_key, priority DESC, ready_at, id LIMIT 1) IS NOT NULL,
     (SELECT run_after FROM jobs_job WHERE state = 'scheduled' AND run_after > statement_timestamp()
      ORDER BY run_after, id LIMIT 1) - statement_timestamp()
 """
@@ -272,7 +317,7 @@ class PostgresStorage(Storage):
             if not self.prepares or getattr(error.__cause__, "sqlstate", None) not in NOT_PREPARED_HERE:
                 raise
             self.prepares = False
-            if connection.in_atomic_block or not connection.get_autocommit():
+            if connection.in_atomic_block or not connection.get_autocommit() or len(rows) > 1:
                 raise
         return self.insert(rows, tell)
 
@@ -303,6 +348,7 @@ class PostgresStorage(Storage):
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
         is_now = row.run_after is None and row.delay is None and row.expires_at is None and row.expires_after is None
+        is_now = is_now and not row.concurrency_key
         sql, values = (insert_now_sql(of_its_task(row)), of_one_call(row)) if is_now else (INSERT_ONE, row._asdict())
         driver = cursor.connection
         asks = is_now and driver not in UNPOOLED
@@ -319,25 +365,22 @@ class PostgresStorage(Storage):
             UNPOOLED.add(driver)
         return Inserted(found[0], State.READY, found[1].replace(tzinfo=UTC), None)
 
-    def insert_many(
-        self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
-    ) -> list[Inserted]:
+    def insert_many(self, template: NewJob, kwargs: Sequence[str], keys: Keys = NO_KEYS) -> list[Inserted]:
         inserted: list[Inserted] = []
         arguments = template._asdict()
         with self.connection.cursor() as cursor:
             for part in portions(kwargs, CHUNK):
                 arguments["kwargs"] = f"[{','.join(kwargs[part])}]"
-                arguments["idempotency_keys"] = list(idempotency_keys[part])
+                arguments["idempotency_keys"] = list(keys.idempotency[part])
+                arguments["concurrency_keys"] = list(keys.concurrency[part])
                 cursor.execute(INSERT_MANY, arguments)
                 ids, *same = cursor.fetchone()
                 inserted.extend(Inserted(job_id, *same) for job_id in ids)
         return inserted
 
-    def insert_many_unless_held(
-        self, template: NewJob, kwargs: Sequence[str], dedupe_keys: Sequence[str], idempotency_keys: Sequence[str] = ()
-    ) -> list[Inserted | None]:
+    def insert_many_unless_held(self, template: NewJob, kwargs: Sequence[str], keys: Keys) -> list[Inserted | None]:
         inserted: dict[int, Inserted] = {}
-        places = sorted(range(len(kwargs)), key=dedupe_keys.__getitem__)
+        places = sorted(range(len(kwargs)), key=keys.dedupe.__getitem__)
         texts = [kwargs[place] for place in places]
         arguments = template._asdict()
         with self.connection.cursor() as cursor:
@@ -345,13 +388,22 @@ class PostgresStorage(Storage):
             ids = [row[0] for row in cursor.fetchall()]
             for part in portions(texts, CHUNK):
                 arguments["kwargs"] = f"[{','.join(texts[part])}]"
-                arguments["idempotency_keys"] = [idempotency_keys[place] for place in places[part] if idempotency_keys]
-                arguments["dedupe_keys"] = [dedupe_keys[place] for place in places[part]]
+                these = keys.part(places[part])
+                arguments |= {f"{kind}_keys": list(found) for kind, found in these._asdict().items()}
                 arguments["ids"] = [ids[place] for place in places[part]]
                 cursor.execute(INSERT_MANY_KEYED, arguments)
                 added, *same = cursor.fetchone()
                 inserted |= {job_id: Inserted(job_id, *same) for job_id in added}
         return [inserted.get(job_id) for job_id in ids]
+
+    def unblock(self, keys: Collection[str]) -> set[str]:
+        if not keys:
+            return set()
+        with self.atomic(), self.connection.cursor() as cursor:
+            # In a statement of its own: the next one is to see what has been handed out while this one waited.
+            cursor.execute(LOCK_KEYS, [list(keys)])
+            cursor.execute(UNBLOCK, [list(keys)])
+            return {row[0] for row in cursor.fetchall()}
 
     def insert_unless_held(self, row: NewJob) -> Inserted | None:
         return self.changed_by(INSERT_KEYED, row)

@@ -14,22 +14,26 @@ from ..leases import CLAIMED, Lease
 from ..models import Job
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import ANY_QUEUE, Inserted, NewJob, Place, Pulse, Storage, Watch, by_id, portions
+from .base import ANY_QUEUE, NO_KEYS, Inserted, Keys, NewJob, Place, Pulse, Storage, Watch, by_id, portions
 
 DATES = frozenset(
     {"expires_at", "enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"}
 )
-BOOLEANS = frozenset({"suspect", "cancel_requested"})
+BOOLEANS = frozenset({"drop_expired", "suspect", "cancel_requested"})
 
 # All payloads as one JSON text; what the jobs have in common is bound once.
 INSERT_MANY = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts, max_crashes,
     timeout, idempotency_key, state, enqueued_at, run_after, ready_at, attempts, forgiven_attempts, crashes, suspect,
-    cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock, expires_at)
+    cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock, expires_at,
+    drop_expired, concurrency_key, max_concurrent, blocked)
 SELECT :task_path, :backend, :queue_name, :priority, :args, call.value, :schema_version, :max_attempts, :max_crashes,
-    :timeout, COALESCE(json_extract(:keys, '$[' || call.key || ']'), ''), :state, :now, :run_after, :ready_at,
-    0, 0, 0, 0, 0, '', 0, '[]', '', COALESCE(json_extract(:dedupe_keys, '$[' || call.key || ']'), ''),
-    json_extract(:dedupe_keys, '$[' || call.key || ']'), :expires_at
+    :timeout, COALESCE(json_extract(:idempotency_keys, '$[' || call.key || ']'), ''), :state, :now,
+    :run_after, :ready_at, 0, 0, 0, 0, 0, '', 0, '[]', '',
+    COALESCE(json_extract(:dedupe_keys, '$[' || call.key || ']'), ''),
+    json_extract(:dedupe_keys, '$[' || call.key || ']'), :expires_at, :drop_expired,
+    COALESCE(json_extract(:concurrency_keys, '$[' || call.key || ']'), ''), :max_concurrent,
+    json_extract(:concurrency_keys, '$[' || call.key || ']') IS NOT NULL
 FROM json_each(:calls) AS call WHERE TRUE ORDER BY call.key
 ON CONFLICT (dedupe_lock) DO NOTHING RETURNING id, dedupe_key
 """
@@ -39,7 +43,7 @@ CLAIM = f"""
 UPDATE jobs_job SET state = 'running', leased_by = :worker_id, lease_token = lease_token + 1,
     lease_expires_at = :expires_at, started_at = COALESCE(started_at, :now), last_attempted_at = :now
 WHERE id IN (
-    SELECT id FROM jobs_job WHERE state = 'ready' AND queue_name = :queue_name AND suspect = :suspects
+    SELECT id FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = :queue_name AND suspect = :suspects
     ORDER BY priority DESC, ready_at, id LIMIT :limit
 ) AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = :queue_name AND paused)
 RETURNING {", ".join(CLAIMED)}
@@ -51,6 +55,7 @@ UPDATE jobs_job SET state = :state, attempts = :attempts, crashes = :crashes, su
     settled_token = CASE WHEN :by_holder THEN lease_token ELSE settled_token END,
     run_after = COALESCE(:run_after, run_after),
     ready_at = CASE WHEN :state = 'ready' THEN :now ELSE ready_at END,
+    blocked = :state = 'scheduled' AND concurrency_key <> '',
     held_since = CASE WHEN :held THEN COALESCE(held_since, :now) END,
     started_at = :started_at,
     last_attempted_at = CASE WHEN :started_at IS NOT NULL THEN COALESCE(:last_attempted_at, last_attempted_at) END,
@@ -80,7 +85,8 @@ PULSE = """
 SELECT (SELECT run_after FROM jobs_job WHERE state = 'scheduled' ORDER BY run_after, id LIMIT 1),
     EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < :now),
     EXISTS (SELECT 1 FROM jobs_job
-        WHERE expires_at < :now AND started_at IS NULL AND finished_at IS NULL)
+        WHERE expires_at < :now AND started_at IS NULL AND finished_at IS NULL),
+    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND blocked)
 """
 
 
@@ -89,28 +95,18 @@ class SQLiteStorage(Storage):
         """Return this host's time: SQLite is one host's database and has no clock of its own."""
         return timezone.now()
 
-    def insert_many(
-        self, template: NewJob, kwargs: Sequence[str], idempotency_keys: Sequence[str] = ()
-    ) -> list[Inserted]:
-        job, added = self.insert_all(template, kwargs, idempotency_keys)
+    def insert_many(self, template: NewJob, kwargs: Sequence[str], keys: Keys = NO_KEYS) -> list[Inserted]:
+        job, added = self.insert_all(template, kwargs, keys)
         return [Inserted(job_id, job.state, job.enqueued_at, job.run_after) for job_id, _ in sorted(added)]
 
-    def insert_many_unless_held(
-        self, template: NewJob, kwargs: Sequence[str], dedupe_keys: Sequence[str], idempotency_keys: Sequence[str] = ()
-    ) -> list[Inserted | None]:
-        job, added = self.insert_all(template, kwargs, idempotency_keys, dedupe_keys)
+    def insert_many_unless_held(self, template: NewJob, kwargs: Sequence[str], keys: Keys) -> list[Inserted | None]:
+        job, added = self.insert_all(template, kwargs, keys)
         same = job.state, job.enqueued_at, job.run_after
         rows = {key: Inserted(job_id, *same) for job_id, key in added}
         # Of several payloads with one key the first was added.
-        return [rows.pop(key, None) for key in dedupe_keys]
+        return [rows.pop(key, None) for key in keys.dedupe]
 
-    def insert_all(
-        self,
-        template: NewJob,
-        kwargs: Sequence[str],
-        idempotency_keys: Sequence[str],
-        dedupe_keys: Sequence[str] = (),
-    ) -> tuple[Job, list[tuple[int, str]]]:
+    def insert_all(self, template: NewJob, kwargs: Sequence[str], keys: Keys) -> tuple[Job, list[tuple[int, str]]]:
         """Return what all have in common, and id and dedupe key of each that was added."""
         job = self.job_from(template._replace(kwargs="{}"), self.now())
         arguments = template._asdict() | {
@@ -126,8 +122,7 @@ class SQLiteStorage(Storage):
         with self.atomic():
             for part in portions(kwargs, CHUNK):
                 arguments["calls"] = f"[{','.join(kwargs[part])}]"
-                arguments["keys"] = json.dumps(idempotency_keys[part])
-                arguments["dedupe_keys"] = json.dumps(dedupe_keys[part])
+                arguments |= {f"{kind}_keys": json.dumps(found[part]) for kind, found in keys._asdict().items()}
                 added.extend(self.execute(INSERT_MANY, arguments).fetchall())
         return job, added
 
@@ -179,17 +174,18 @@ class SQLiteStorage(Storage):
         # In a transaction that may write, though it seldom does: who cannot write must not judge who could not.
         with self.atomic():
             moment = self.now()
-            due, lost, expired = self.look(moment)
+            due, lost, expired, blocked = self.look(moment)
             promoted = 0
             if due and due <= moment:
                 promoted = self.promote(limit)
-                due, lost, expired = self.look(moment)
-        return Pulse(promoted, lost, expired, due - moment if due else None)
+                due, lost, expired, blocked = self.look(moment)
+        return Pulse(promoted, lost, expired, blocked, due - moment if due else None)
 
-    def look(self, moment: datetime) -> tuple[datetime | None, bool, bool]:
-        """Return when the next scheduled job is due, whether a lease has expired, and whether a waiting job has."""
-        due, lost, expired = self.execute(PULSE, {"now": stored(moment)}).fetchone()
-        return loaded(due), bool(lost), bool(expired)
+    def look(self, moment: datetime) -> tuple[datetime | None, bool, bool, bool]:
+        """Return when the next scheduled job is due, whether a lease has expired, or a waiting job, and whether any is
+        blocked."""
+        due, lost, expired, blocked = self.execute(PULSE, {"now": stored(moment)}).fetchone()
+        return loaded(due), bool(lost), bool(expired), bool(blocked)
 
     def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
         """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from django.db import Error as DatabaseFailure
 from django.db import connections
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from .. import lifecycle
+from ..concurrency import let_in
 from ..conf import Options
 from ..models import Queue, Worker
 from ..outcomes import Settlement
@@ -31,6 +32,7 @@ IDLE_SECONDS = 1.5  # a job scheduled meanwhile, or a lease that expired, waits 
 SHORTEST_SECONDS = 0.02  # jobs that are due one after another are promoted together
 QUEUES_SECONDS = 5.0  # how often queues are looked at for suspects and for names without a row
 DRAINING_LOOK_SECONDS = 1.0
+KEYS_AT_ONCE = 500  # concurrency keys that are looked at, at each beat
 SHOW_SECONDS = 20.0  # a worker silent for a minute counts as gone
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE, SMALLEST_PRUNE = 2000, 50
@@ -112,6 +114,7 @@ class Housekeeping:
         self.look_at = self.show_at = self.forget_at = 0.0
         self.prune_at = time.monotonic() + 5.0
         self.pruned_to, self.prune_batch = 0, PRUNED_AT_ONCE
+        self.let_in_to = ""
         self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -169,11 +172,15 @@ class Housekeeping:
             self.show()
         if pulse.has_expired_leases and self.trust.is_earned(now):
             self.reap()
-        if pulse.has_expired_jobs:
-            self.expire()
+        expired = lifecycle.expire() if pulse.has_expired_jobs else []
+        self.settled(expired)
+        if pulse.has_blocked_jobs or pulse.promoted:
+            self.let_in()
         if now >= self.prune_at:
             self.patience.again()
             self.prune(now)
+        if len(expired) == lifecycle.BATCH:
+            return 0.0  # after what else there is to do at a beat
         if self.drain:
             self.look_for_the_end()
             return DRAIN_LOOK_SECONDS
@@ -217,12 +224,14 @@ class Housekeeping:
             if len(reaped) < lifecycle.BATCH:
                 return
 
-    def expire(self) -> None:
-        while expired := lifecycle.expire():
-            self.patience.again()
-            self.settled(expired)
-            if len(expired) < lifecycle.BATCH:
-                return
+    def let_in(self) -> None:
+        """Hand slots out that somebody has freed, or that nobody has taken, and died before he could do it.
+
+        Some keys at each beat, the next ones at the next.
+        """
+        keys = self.store.blocked_keys(self.let_in_to, KEYS_AT_ONCE)
+        self.let_in_to = keys[-1] if len(keys) == KEYS_AT_ONCE else ""
+        let_in(keys)
 
     def look_at_queues(self) -> None:
         ready = self.store.ready_queues()
@@ -301,9 +310,13 @@ class Housekeeping:
         moment = self.store.now()
         mine = Q(state=State.RUNNING, leased_by__in=list(self.presences))
         abandoned = Q(state=State.RUNNING, lease_expires_at__lt=moment)
-        ready = Q(state=State.READY) & ~Q(queue_name__in=paused)
+        ready = Q(state=State.READY, blocked=False) & ~Q(queue_name__in=paused)
+        # A job that waits for its turn behind one that nobody here may run has to be left.
+        elsewhere = Q(queue_name__in=paused) | (~Q(queue_name__in=self.queues) if self.queues else Q(pk=None))
+        in_its_way = self.store.jobs.ready().filter(elsewhere, concurrency_key=OuterRef("concurrency_key"))
+        waits = Q(state=State.READY, blocked=True) & ~Q(queue_name__in=paused) & Q(~Exists(in_its_way))
         soon = Q(state=State.SCHEDULED, run_after__lt=moment + SOON, held_since=None) & ~Q(queue_name__in=paused)
-        if not jobs.filter(mine | abandoned | ready | soon).exists():
+        if not jobs.filter(mine | abandoned | ready | waits | soon).exists():
             self.findings.left = self.left_over()
             self.findings.drained = True
 
@@ -314,5 +327,6 @@ class Housekeeping:
             "scheduled for later": jobs.scheduled(),
             "ready in paused or other queues": jobs.ready(),
             "running elsewhere": jobs.running(),
+            "waiting for their turn": jobs.blocked(),
         }
         return {kind: n for kind, found in kinds.items() if (n := found.values("pk")[:10_000].count())}

@@ -3,12 +3,15 @@
 import uuid
 from collections.abc import Iterable
 
+from ..concurrency import freed_by, let_in
 from ..conf import Options
 from ..leases import Lease
 from ..storage import storage
 from ..verdicts import settlement
 from .announcer import announce, announce_lost
 from .runner import AsyncRunner, Finished, is_async
+
+LOOKED_AT = 1000  # concurrency keys: inside a test case nothing happens after a commit
 
 
 def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: int | None = None) -> int:
@@ -18,6 +21,7 @@ def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: in
     wanted = None if queues is None else set(queues)
     total = 0
     while True:
+        let_in(store.blocked_keys("", LOOKED_AT))
         ready = [q for q in store.ready_queues() if not q.paused and (wanted is None or q.name in wanted)]
         claimed = 0
         for found in ready:
@@ -46,6 +50,7 @@ def settle(finished: Finished) -> None:
     started = None if finished.started is None else lease.database_time(finished.started)
     row = settlement(lease, finished.outcome, started, lease.database_time(finished.finished))
     if finished.settled or storage().settle([row]):
+        let_in(freed_by([row]))
         announce(row, finished.outcome)
     else:
         announce_lost(lease)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from .. import annotations, payload, registry
@@ -74,7 +75,7 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
     if lease.schema_version > callee.schema_version:
         return hold(lease, options, f"schema version {lease.schema_version} is newer than the code's")
     if lease.expires_at and lease.is_first_start and lease.database_time(time.monotonic()) >= lease.expires_at:
-        return expiry(lease, callee.task)
+        return expiry(lease)
     args = [] if lease.args == "[]" else payload.decoded(lease.args)
     kwargs = {} if lease.kwargs == "{}" else payload.decoded(lease.kwargs)
     try:
@@ -87,6 +88,8 @@ def prepared(lease: Lease, options: Options) -> Call | Outcome:
             args, kwargs = annotations.loaded(callee.task, "convert", args, kwargs)
     except InvalidPayload as error:
         return Buried(Reason.INVALID_PAYLOAD, ErrorReport.of(error))
+    except ImproperlyConfigured as error:  # the code's fault, not the payload's
+        return hold(lease, options, str(error))
     return Call(callee, args, kwargs)
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from ..concurrency import keys_of, let_in
 from ..leases import Lease
 from ..outcomes import ErrorReport, Failed, Outcome, Released, Settlement, Succeeded, Success
 from ..states import Reason, State
@@ -43,6 +44,7 @@ class Settler:
         self.locked: list[Finished] = []  # outcomes of jobs whose rows somebody else has locked
         self.locked_until = self.careful_until = 0.0
         self.uncounted: list[Written] = []
+        self.freed: set[str] = set()  # concurrency keys
         self.released = 0  # leases given back that never started
 
     @property
@@ -76,6 +78,13 @@ class Settler:
         self.put_aside([f for f in self.batch if f.lease.id in locked])
         del self.unwritten[: len(self.batch)]
         self.batch = []
+        self.let_in()
+
+    def let_in(self) -> None:
+        """Hand on the slots that written outcomes have freed; should this fail, again with the next ones."""
+        if self.freed:
+            let_in(self.freed)
+            self.freed.clear()
 
     def finish_otherwise(self, error: Exception) -> bool:
         """Write the batch with care after an error that one of its jobs may be to blame for; say whether it was."""
@@ -224,6 +233,7 @@ class Settler:
             self.held.pop(finished.lease.key, None)
             if self.desk.lost:
                 self.desk.lost.discard(finished.lease.key)
+        self.freed |= keys_of(f.lease for f in written if f.lease.id not in others or frees(others[f.lease.id]))
         self.released += sum(1 for f in written if type(f.outcome) is Released and f.started is None)
         self.uncounted.append(Written(written, others, lost))
 
@@ -279,6 +289,10 @@ class Written(NamedTuple):
                 ready = (lease.claimed_at - lease.ready_at).total_seconds()
                 waits[lease.task_path].append(ready + started - lease.claimed_monotonic)
         return runs, waits
+
+
+def frees(row: Settlement) -> bool:
+    return row.state != State.READY
 
 
 def is_success(finished: Finished) -> bool:

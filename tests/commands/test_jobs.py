@@ -38,7 +38,7 @@ def test_status_shows_every_queue_and_the_workers():
 
     ran = jobs("status")
 
-    assert ran.out.splitlines()[1].split() == ["default", "0", "1", "0", "1", "2", "hours", "no"]
+    assert ran.out.splitlines()[1].split() == ["default", "0", "1", "0", "0", "1", "2", "hours", "no"]
     assert "smtp says 535" in ran.out
     assert "No worker is alive" in ran.out
 

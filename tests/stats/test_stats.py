@@ -44,8 +44,8 @@ def test_jobs_are_counted_by_queue_and_state():
     found = {queue.name: dict(queue.depths()) for queue in stats.queues(NOW)}
 
     assert found == {
-        "default": {"scheduled": 2, "ready": 2, "running": 2, "dead": 2},
-        "email": {"scheduled": 2, "ready": 2, "running": 2, "dead": 3},
+        "default": {"scheduled": 2, "ready": 2, "blocked": 0, "running": 2, "dead": 2},
+        "email": {"scheduled": 2, "ready": 2, "blocked": 0, "running": 2, "dead": 3},
     }
 
 

@@ -24,7 +24,7 @@ from jobs.outcomes import (
     Success,
 )
 from jobs.states import Reason, RecordState, State
-from jobs.storage import ANY_QUEUE, Claim, NewJob, Place, Storage, storage
+from jobs.storage import ANY_QUEUE, Claim, Keys, NewJob, Place, Storage, storage
 from jobs.storage.base import portions
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
@@ -147,7 +147,7 @@ def test_payloads_too_large_for_one_statement_are_inserted_by_several_in_order(s
     texts = [f'{{"n":{n}}}' for n in range(9)] + ['{"n":"' + "x" * 50 + '"}'] + ['{"n":10}']
     keys = [f"key-{n}" for n in range(len(texts))]
 
-    inserted = store.insert_many(new(), texts, keys)
+    inserted = store.insert_many(new(), texts, Keys(idempotency=keys))
 
     jobs = [Job.objects.get(pk=row.id) for row in inserted]
     assert [job.kwargs for job in jobs] == [json.loads(text) for text in texts]
@@ -986,12 +986,12 @@ def test_promote_works_in_bounded_batches_oldest_first(store):
 
 
 def test_a_pulse_promotes_and_says_when_the_next_job_is_due(store):
-    assert store.pulse() == (0, False, None)
+    assert store.pulse() == (0, False, False, False, None)
     add(store, delay=timedelta(hours=2))
     due = add(store, delay=timedelta(hours=1))
     age(7200, column="run_after", pk=due)
 
-    promoted, has_expired, next_due = store.pulse()
+    promoted, has_expired, *_, next_due = store.pulse()
 
     assert (promoted, has_expired, state_of(due)) == (1, False, State.READY)
     assert timedelta(minutes=119) < next_due <= timedelta(hours=2)

@@ -9,8 +9,8 @@ from django.db import connection
 
 from jobs.models import Job
 from jobs.outcomes import Released, Succeeded, Success
-from jobs.storage import NewJob, postgresql, sqlite, storage
-from jobs.storage.base import READY_QUEUES
+from jobs.storage import Keys, NewJob, postgresql, sqlite, storage
+from jobs.storage.base import BLOCKED_KEYS, READY_QUEUES
 from jobs.verdicts import settlement
 
 pytestmark = pytest.mark.django_db
@@ -197,6 +197,23 @@ def test_reaping_reads_only_running_jobs(late_in_a_drain):
     assert_reads_no_whole_table(plan)
 
 
+def test_a_beat_reads_no_whole_table_when_history_had_an_expiry_too(vendor):
+    """By the statistics a quarter of the rows could have expired."""
+    store = storage()
+    store.insert_many(new_job(0), ["{}"] * 3_000)
+    store.insert_many(new_job(0)._replace(expires_after=timedelta(hours=1)), ["{}"] * 3_000)
+    moment = store.now()
+    old = {"state": "succeeded", "finished_at": moment, "started_at": moment, "ready_at": None}
+    Job.objects.exclude(expires_at=None).update(**old, expires_at=moment - timedelta(hours=1))
+    if vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE jobs_job")
+
+    plan = plan_of(postgresql.PULSE, [1000]) if vendor == "postgresql" else plan_of(sqlite.PULSE, {"now": "2026"})
+
+    assert_reads_no_whole_table(plan)
+
+
 def test_what_expires_is_found_in_an_index_of_its_own(late_in_a_drain, vendor):
     jobs = storage().never_started().filter(expires_at__lt=storage().now())
 
@@ -208,10 +225,56 @@ def test_what_expires_is_found_in_an_index_of_its_own(late_in_a_drain, vendor):
         assert_reads_no_whole_table(found)
 
 
+@pytest.fixture
+def behind_a_saturated_key(late_in_a_drain) -> None:
+    store = storage()
+    store.insert_many(new_job(0), ["{}"] * 3_000, Keys(concurrency=["saturated"] * 3_000))
+    store.unblock(["saturated"])
+
+
+def test_jobs_behind_a_saturated_key_stand_in_no_claim_s_way(behind_a_saturated_key, vendor):
+    assert Job.objects.blocked().count() == 2_999
+    if vendor == "postgresql":
+        sql = postgresql.claim_sql(0)
+        arguments = {"worker_id": "w", "queue_name": "default", "limit": 100, "suspects": False, "lease": LEASE}
+    else:
+        sql = sqlite.CLAIM
+        names = ("worker_id", "queue_name", "limit", "suspects", "now", "expires_at")
+        arguments = dict(zip(names, ("w", "default", 100, False, "2026", "2026"), strict=True))
+
+    plan = plan_of(sql, arguments)
+
+    assert "jobs_job_ready" in plan, plan
+    assert "jobs_job_blocked" not in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+def test_handing_out_slots_reads_who_holds_one_and_who_comes_next(behind_a_saturated_key, vendor):
+    if vendor == "postgresql":
+        plans = [plan_of(postgresql.UNBLOCK, [["saturated"]])]
+    else:
+        waiting = Job.objects.blocked().filter(concurrency_key="saturated").order_by("-priority", "ready_at", "pk")
+        plans = [storage().holding("saturated").explain(), waiting.values("pk")[:1].explain()]
+
+    assert "jobs_job_slots" in plans[0], plans[0]
+    assert "jobs_job_blocked" in plans[-1], plans[-1]
+    for plan in plans:
+        assert_reads_no_whole_table(plan)
+
+
+def test_naming_the_keys_that_are_waited_for_probes_their_index(behind_a_saturated_key, vendor):
+    sql = BLOCKED_KEYS if vendor == "postgresql" else BLOCKED_KEYS.replace("%s", "10")
+
+    plan = plan_of(sql, ["", 10] if vendor == "postgresql" else {})
+
+    assert "jobs_job_blocked" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
 def test_succeeded_jobs_stand_in_no_partial_index():
     partial = [index for index in Job._meta.indexes if index.condition is not None]
 
-    assert len(partial) == len(Job._meta.indexes) == 5
+    assert len(partial) == len(Job._meta.indexes) == 7
     assert not any("succeeded" in str(index.condition) for index in partial)
 
 

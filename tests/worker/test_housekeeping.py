@@ -204,7 +204,7 @@ def test_housekeeping_comes_back_when_the_next_job_is_due():
 def test_an_idle_tree_asks_the_database_for_nothing_but_its_pulse(monkeypatch, django_assert_num_queries):
     house = keeper()
     house.tick()
-    monkeypatch.setattr(house.store, "pulse", lambda limit: Pulse(0, False, False, None))
+    monkeypatch.setattr(house.store, "pulse", lambda limit: Pulse(0, False, False, False, None))
 
     with django_assert_num_queries(0):
         assert house.tick() == IDLE_SECONDS
