@@ -28,6 +28,8 @@ def assert_enqueued(db: None) -> Callable[..., Any]:
 @pytest.fixture
 def immediate_jobs(settings: Any) -> None:
     """Run every task where it is enqueued, without a queue."""
+    from .testing import with_backend
+
     settings.TASKS = with_backend(settings.TASKS, "jobs.testing.ImmediateBackend")
 
 
@@ -35,10 +37,7 @@ def immediate_jobs(settings: Any) -> None:
 def dummy_jobs(settings: Any) -> Any:
     """Keep every call in `results` of the backend that this returns, and run none."""
     from .compat import task_backends
+    from .testing import with_backend
 
     settings.TASKS = with_backend(settings.TASKS, "jobs.testing.DummyBackend")
     return task_backends["default"]
-
-
-def with_backend(tasks: dict[str, Any], path: str) -> dict[str, Any]:
-    return {alias: params | {"BACKEND": path, "OPTIONS": {}} for alias, params in tasks.items()}

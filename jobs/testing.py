@@ -61,6 +61,11 @@ def assert_enqueued(task: Any, *args: Any, **kwargs: Any) -> Job:
     )
 
 
+def with_backend(tasks: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the TASKS setting with another backend in the place of each."""
+    return {alias: params | {"BACKEND": path, "OPTIONS": {}} for alias, params in tasks.items()}
+
+
 def own_result(result: Any) -> Any:
     """Return Django's result as one of the real backend, which has an `is_duplicate`."""
     own = JobResult(**{field.name: getattr(result, field.name) for field in fields(result) if field.init})

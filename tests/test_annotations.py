@@ -15,9 +15,8 @@ from jobs import enqueue_many, task
 from jobs.compat import task_backends
 from jobs.exceptions import InvalidPayload
 from jobs.models import DeadLetter, IdempotencyRecord, Job
-from jobs.pytest_plugin import with_backend
 from jobs.states import Reason, State
-from jobs.testing import assert_enqueued, run_jobs
+from jobs.testing import assert_enqueued, run_jobs, with_backend
 from tests import annotated
 from tests.annotated import CALLS, Color, Level
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.db import OperationalError, connection, connections, transaction
 
@@ -14,8 +15,8 @@ from jobs import DuplicateJob, aenqueue_many, aenqueue_on_commit, enqueue_many, 
 from jobs.compat import task_backends
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job, Queue
-from jobs.pytest_plugin import with_backend
 from jobs.storage import storage
+from jobs.testing import with_backend
 from jobs.wake import LATE_SECONDS, last_sent
 from tests import tasks
 
@@ -372,7 +373,9 @@ def test_enqueue_on_commit_works_with_a_backend_of_tests(settings, other_databas
 def test_the_async_twins_do_what_the_others_do():
     async def act():
         await aenqueue_on_commit(tasks.add, 1)
-        return await aenqueue_many(tasks.add, ({"a": n} for n in (2, 3)))
+        results = await aenqueue_many(tasks.add, ({"a": n} for n in (2, 3)))
+        await sync_to_async(connections.close_all)()  # of the thread that did it
+        return results
 
     results = asyncio.run(act())
 

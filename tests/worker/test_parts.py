@@ -1,7 +1,7 @@
 """The small parts of a worker, each alone."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ from jobs.worker.rota import Rota
 from jobs.worker.slots import Slots
 from jobs.worker.supervisor import quotas
 from jobs.worker.watchdog import Watchdog
+from tests.leases import a_lease
 
 
 def ready(name: str, *, plain: bool = True, suspects: bool = False, paused: bool = False) -> ReadyQueue:
@@ -24,9 +25,7 @@ def ready(name: str, *, plain: bool = True, suspects: bool = False, paused: bool
 
 
 def lease_claimed(seconds_ago: float) -> Lease:
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    row = [1, 1, "w", "t", "default", "default", 0, "[]", "{}", 1, 0, 5, 0, 0, 3, None, False, "", moment, None, moment]
-    return Lease.of([*row, None, None, None, "[]", False], moment, time.monotonic() - seconds_ago)
+    return a_lease(claimed_monotonic=time.monotonic() - seconds_ago)
 
 
 def watchdog_of(*, lease_seconds: float, renewed_seconds_ago: float) -> Watchdog:
