@@ -4,7 +4,9 @@ Every method uses the calling thread's connection and opens a transaction of its
 """
 
 import json
+import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -547,7 +549,16 @@ class Storage:
         return set(self.jobs.filter(pk__in=ids).values_list("pk", flat=True))
 
     def drop_connection(self) -> None:
-        """After a failure: let the next statement of this thread connect anew."""
+        """After a failure, where it is caught: let the next statement of this thread connect anew.
+
+        What the failed calls have left in their frames goes first. Cursors are among it, an exception that knows its
+        traceback is a cycle, and SQLite keeps the files of a closed connection open as long as it has a cursor.
+        """
+        error, seen = sys.exc_info()[1], set()
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
         self.connection.close()
 
     def limit_lock_waits(self) -> None:

@@ -1,10 +1,13 @@
 """What every storage promises: one suite, run on the database's own storage and on the portable one beneath it."""
 
+import gc
 import json
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import psutil
 import pytest
 from django.db import DatabaseError, DataError, OperationalError, connection, transaction
 from django.db.models import F
@@ -804,6 +807,33 @@ def test_a_file_that_must_not_be_written_is_not_opened_again_and_again(vendor, m
     storage().drop_connection()
 
     assert len(closed) == closes
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_is_dropped_after_a_failure_is_closed_at_once(vendor):
+    """Not when the garbage collector comes by: until then SQLite would keep its files open, more at each failure."""
+    if vendor != "sqlite":
+        pytest.skip("a server closes what is closed")
+    name = connection.settings_dict["NAME"]
+    writer = sqlite3.connect(name, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    opened: list[int] = []
+    gc.disable()
+    try:
+        for _ in range(6):
+            connection.ensure_connection()
+            connection.connection.execute("PRAGMA busy_timeout = 1")
+            try:
+                claim(storage())
+            except OperationalError:
+                storage().drop_connection()
+            opened.append(sum(file.path.startswith(str(name)) for file in psutil.Process().open_files()))
+    finally:
+        gc.enable()
+        writer.execute("ROLLBACK")
+        writer.close()
+
+    assert opened[1] == opened[-1], opened
 
 
 class Clock:
