@@ -1,14 +1,18 @@
 """Slots of concurrency keys: who waits for one is let in when one is free, and nobody has to look for it meanwhile."""
 
+import logging
 from collections.abc import Collection, Iterable
 
 from django.db import transaction
+from django.db.utils import OperationalError
 
 from .leases import Lease
 from .outcomes import Settlement
 from .states import State
-from .storage import storage
+from .storage import is_locked, storage
 from .wake import wake
+
+log = logging.getLogger("jobs")
 
 MOST_AT_ONCE = 500  # keys in one transaction: each is locked until it ends
 
@@ -16,12 +20,19 @@ MOST_AT_ONCE = 500  # keys in one transaction: each is locked until it ends
 def let_in(keys: Collection[str]) -> None:
     """Hand free slots of these keys to who waits for them, and wake workers. Transaction: joins the caller's.
 
-    What a process that dies leaves undone, housekeeping does at its next beat.
+    What a process that dies leaves undone, or finds locked by one that stands still, housekeeping does at a later beat.
     """
     store = storage()
     ordered = sorted(keys)
     for start in range(0, len(ordered), MOST_AT_ONCE):
-        for queue_name in store.unblock(ordered[start : start + MOST_AT_ONCE]):
+        try:
+            queues = store.unblock(ordered[start : start + MOST_AT_ONCE])
+        except OperationalError as error:
+            if not is_locked(error):
+                raise
+            log.info("concurrency keys locked by others", extra={"keys": ordered[start : start + 3]})
+            continue
+        for queue_name in queues:
             wake(queue_name)
 
 

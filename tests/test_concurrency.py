@@ -1,6 +1,7 @@
 """Of the jobs with one concurrency key only so many run at a time; the rest wait, in nobody's way."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -358,6 +359,37 @@ def test_two_that_hand_out_the_same_slots_in_opposite_orders_both_get_through():
 
     assert at_once(unblock(["a", "b", "c"]), unblock(["c", "b", "a"]), unblock(["b"])) == [None] * 3
     assert len(claim()) == 6
+
+
+def test_whoever_stands_still_with_a_lock_on_a_key_holds_up_nobody_who_settles(vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite locks no keys")
+    for n in range(3):
+        shared().enqueue(n)
+    first, _ = claim()
+    may_end, holds = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        with transaction.atomic():
+            storage().unblock(["k"])
+            holds.set()
+            may_end.wait(20)
+
+    def go_on() -> float:
+        assert holds.wait(10)
+        began = time.monotonic()
+        settle(first, Succeeded())
+        took = time.monotonic() - began
+        may_end.set()
+        return took
+
+    _, took = at_once(stand_still, go_on)
+
+    assert isinstance(took, float), took
+    assert took < 5
+    assert Job.objects.get(pk=first.id).state == State.SUCCEEDED
+    keeper().tick()
+    assert len(claim()) == 1
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,7 @@ class Storage:
         jobs that are ready or run, and not blocked. One after another for a key: two that count at once would both
         find the same slot free.
         Transaction: joins the caller's, which must not go on for long.
+        Raises: OperationalError, as `is_locked` tells, when somebody else is at it for long.
         """
         queues: set[str] = set()
         if not keys:

@@ -400,6 +400,8 @@ class PostgresStorage(Storage):
         if not keys:
             return set()
         with self.atomic(), self.connection.cursor() as cursor:
+            # Whoever stands still with a lock on a key must not hold up those that settle.
+            cursor.execute(LIMIT_LOCK_WAITS)
             # In a statement of its own: the next one is to see what has been handed out while this one waited.
             cursor.execute(LOCK_KEYS, [list(keys)])
             cursor.execute(UNBLOCK, [list(keys)])
