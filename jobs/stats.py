@@ -13,6 +13,7 @@ from django.db import connections, models, router
 
 from .models import Job, Queue, Worker
 from .states import State
+from .storage import storage
 
 MAX_COUNTED = 10_000
 MAX_QUEUES = 200
@@ -213,12 +214,13 @@ def moment(value: datetime | str) -> datetime:
 
 def filled(sql: str, **parts: str) -> str:
     connection = connections[alias()]
-    return sql.format(
+    text = sql.format(
         jobs=connection.ops.quote_name(Job._meta.db_table),
         max_counted=MAX_COUNTED,
         max_queues=MAX_QUEUES,
         **parts,
     )
+    return storage(alias()).spelled(text)
 
 
 def alias() -> str:

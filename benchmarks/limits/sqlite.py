@@ -13,7 +13,8 @@ CLAIM = """
 UPDATE jobs_job SET state = 'running', leased_by = :worker, lease_token = lease_token + 1,
     lease_expires_at = :until, started_at = COALESCE(started_at, :now), last_attempted_at = :now
 WHERE id IN (
-    SELECT id FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = :queue AND suspect = 0
+    SELECT id FROM jobs_job
+    WHERE state = 'ready' AND NOT blocked AND blocked = 0 AND queue_name = :queue AND suspect = 0
     ORDER BY priority DESC, ready_at, id LIMIT :limit
 )
 RETURNING id, lease_token, task_path, args, kwargs, attempts, max_attempts, timeout, ready_at

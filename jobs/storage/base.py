@@ -206,6 +206,10 @@ class Storage:
     def jobs(self) -> Any:
         return self.rows(Job)
 
+    def spelled(self, sql: str) -> str:
+        """Return a statement in portable SQL as this database finds its partial indexes by it."""
+        return sql
+
     def now(self) -> datetime:
         """Return the database's time."""
         with self.connection.cursor() as cursor:
@@ -366,7 +370,7 @@ class Storage:
     def ready_queues(self) -> list[ReadyQueue]:
         """Name the queues that have ready jobs, in one statement that reads an index entry per queue."""
         with self.connection.cursor() as cursor:
-            cursor.execute(READY_QUEUES)
+            cursor.execute(self.spelled(READY_QUEUES))
             return [ReadyQueue(row[0], *(bool(value) for value in row[1:])) for row in cursor.fetchall()]
 
     # Concurrency keys
@@ -411,7 +415,7 @@ class Storage:
     def blocked_keys(self, after: str, limit: int) -> list[str]:
         """Name the next keys for which jobs wait, in order: an index probe for each, however many jobs there are."""
         with self.connection.cursor() as cursor:
-            cursor.execute(BLOCKED_KEYS, [after, limit])
+            cursor.execute(self.spelled(BLOCKED_KEYS), [after, limit])
             return [row[0] for row in cursor.fetchall()]
 
     # Hold

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ CLAIM = f"""
 UPDATE jobs_job SET state = 'running', leased_by = :worker_id, lease_token = lease_token + 1,
     lease_expires_at = :expires_at, started_at = COALESCE(started_at, :now), last_attempted_at = :now
 WHERE id IN (
-    SELECT id FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = :queue_name AND suspect = :suspects
+    SELECT id FROM jobs_job WHERE state = 'ready' AND NOT blocked AND blocked = 0
+        AND queue_name = :queue_name AND suspect = :suspects
     ORDER BY priority DESC, ready_at, id LIMIT :limit
 ) AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = :queue_name AND paused)
 RETURNING {", ".join(CLAIMED)}
@@ -86,11 +88,17 @@ SELECT (SELECT run_after FROM jobs_job WHERE state = 'scheduled' ORDER BY run_af
     EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < :now),
     EXISTS (SELECT 1 FROM jobs_job
         WHERE expires_at < :now AND started_at IS NULL AND finished_at IS NULL),
-    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND blocked)
+    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND blocked AND blocked = 1)
 """
 
 
 class SQLiteStorage(Storage):
+    def spelled(self, sql: str) -> str:
+        """SQLite knows a partial index by the text of its condition, and that of a boolean Django writes in two ways:
+        `NOT blocked` before 6.1, `blocked = 0` since. So a statement says both."""
+        sql = re.sub(r"NOT (job\.)?blocked\b", r"NOT \1blocked AND \1blocked = 0", sql)
+        return re.sub(r"AND blocked\b(?! =)", "AND blocked AND blocked = 1", sql)
+
     def now(self) -> datetime:
         """Return this host's time: SQLite is one host's database and has no clock of its own."""
         return timezone.now()

@@ -173,7 +173,7 @@ def test_a_renewal_reads_only_the_running_jobs_of_the_worker(late_in_a_drain, ve
 
 
 def test_naming_the_queues_with_work_probes_the_ready_index(late_in_a_drain):
-    plan = plan_of(READY_QUEUES)
+    plan = plan_of(storage().spelled(READY_QUEUES))
 
     assert "jobs_job_ready" in plan, plan
     assert_reads_no_whole_table(plan)
@@ -263,7 +263,7 @@ def test_handing_out_slots_reads_who_holds_one_and_who_comes_next(behind_a_satur
 
 
 def test_naming_the_keys_that_are_waited_for_probes_their_index(behind_a_saturated_key, vendor):
-    sql = BLOCKED_KEYS if vendor == "postgresql" else BLOCKED_KEYS.replace("%s", "10")
+    sql = BLOCKED_KEYS if vendor == "postgresql" else storage().spelled(BLOCKED_KEYS).replace("%s", "10")
 
     plan = plan_of(sql, ["", 10] if vendor == "postgresql" else {})
 
