@@ -115,7 +115,8 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     store = storage()
     if job.dedupe_key or job.concurrency_key:
         added = duplicates.add_unless_held(job, on_duplicate) if job.dedupe_key else store.insert([job])[0]
-        let_in_after_commit([job.concurrency_key])
+        if not added.is_duplicate or on_duplicate == "replace":
+            let_in_after_commit([job.concurrency_key])
         if is_news(added, on_duplicate) and not job.concurrency_key:
             wake(ANY_QUEUE if added.is_duplicate else job.queue_name)
         return added
@@ -150,7 +151,7 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
     """
     store = storage()
     texts: list[str] = []
-    found_keys: list[list[str]] = []
+    found_keys: list[tuple[str, ...]] = []
     template = None
     for kwargs in payloads:
         if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
@@ -160,12 +161,12 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if template is None:
             template = new_job(task, found, options)
         texts.append(found.kwargs)
-        found_keys.append([found.idempotency_key, found.dedupe_key, found.concurrency_key])
+        found_keys.append(found[2:])
     if template is None:
         return [], []
-    # Who is told of a duplicate may go on with the caller's transaction.
     # Each kind is made of one template, so that all have it or none.
     keys = Keys(*(kind if kind[0] else () for kind in zip(*found_keys, strict=True)))
+    # Who is told of a duplicate may go on with the caller's transaction.
     with transaction.atomic(using=store.alias, savepoint=bool(keys.dedupe)):
         if keys.dedupe:
             added = duplicates.add_many_unless_held(template, texts, keys, task.on_duplicate)
@@ -206,7 +207,7 @@ async def aenqueue_on_commit(task: Any, /, *args: Any, using: str | None = None,
 
 
 async def aenqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[Any]:
-    """See `enqueue_many`. Results of duplicates are read from the database when asked for: use `sync_to_async`."""
+    """See `enqueue_many`."""
     return await sync_to_async(enqueue_many)(task, payloads)
 
 

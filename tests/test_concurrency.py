@@ -20,6 +20,7 @@ from jobs.storage import storage
 from jobs.testing import run_jobs
 from jobs.verdicts import settlement
 from tests import tasks
+from tests.threads import at_once
 from tests.worker.test_housekeeping import keeper
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -283,27 +284,6 @@ def test_lists_and_figures_tell_who_waits_for_a_turn_from_who_may_be_claimed():
 
 
 # Races
-
-
-def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    found: list[Any] = [None] * len(acts)
-    start = threading.Barrier(len(acts))
-
-    def run(place: int) -> None:
-        try:
-            start.wait(10)
-            found[place] = acts[place]()
-        except BaseException as error:
-            found[place] = error
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return found
 
 
 def test_however_many_enqueue_and_run_at_once_no_key_has_more_than_its_slots():

@@ -18,6 +18,7 @@ from jobs.states import Reason, State
 from jobs.storage import ANY_QUEUE, storage
 from jobs.testing import run_jobs
 from tests import tasks
+from tests.threads import at_once
 
 pytestmark = pytest.mark.django_db
 LATER = timedelta(hours=1)
@@ -264,28 +265,6 @@ def test_a_duplicate_does_not_break_the_caller_s_transaction():
         tasks.add.enqueue(5)
 
     assert Job.objects.count() == 2
-
-
-def at_once(*acts: Callable[[], Any]) -> list[Any]:
-    """Do all at once, each in a thread with a connection of its own."""
-    found: list[Any] = [None] * len(acts)
-    start = threading.Barrier(len(acts))
-
-    def run(place: int) -> None:
-        try:
-            start.wait(10)
-            found[place] = acts[place]()
-        except BaseException as error:
-            found[place] = error
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return found
 
 
 @pytest.mark.django_db(transaction=True)

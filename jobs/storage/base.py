@@ -388,13 +388,12 @@ class Storage:
         if not keys:
             return queues
         with self.atomic():
-            self.lock_keys(keys)
             for key in sorted(keys):
                 waiting = self.jobs.blocked().filter(concurrency_key=key).order_by("-priority", "ready_at", "pk")
-                first = waiting.values_list("max_concurrent", flat=True).first()
+                first = waiting.select_for_update().first()  # whoever counts at the same time waits for it
                 if first is None:
                     continue
-                free = first - self.holding(key).count()
+                free = first.max_concurrent - self.holding(key).count()
                 if free <= 0:
                     continue
                 chosen = dict(waiting.select_for_update(skip_locked=True).values_list("pk", "queue_name")[:free])
@@ -408,9 +407,6 @@ class Storage:
         return self.jobs.filter(concurrency_key=key, blocked=False, finished_at__isnull=True).exclude(
             concurrency_key=""
         )
-
-    def lock_keys(self, keys: Collection[str]) -> None:
-        """Keep others from handing out slots of these keys until the transaction ends: one writer needs nothing."""
 
     def blocked_keys(self, after: str, limit: int) -> list[str]:
         """Name the next keys for which jobs wait, in order: an index probe for each, however many jobs there are."""
