@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from .plan import Plan
-from .slots import LOOPS, Slots
+from .slots import LOOPS, Slots, memory
 
 
 def message_in(line: bytes) -> dict[str, Any]:
@@ -22,11 +22,16 @@ def message_in(line: bytes) -> dict[str, Any]:
 
 
 class Child:
-    """Threads: the supervisor's main one; others may read."""
+    """It loads the project's code first, and waits to be told its plan.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.slots = Slots.create(plan.slots, plan.rings)
+    Threads: the supervisor's main one; others may read.
+    """
+
+    plan: Plan
+    slots: Slots
+
+    def __init__(self) -> None:
+        self.memory = memory()
         orders_read, self.orders = os.pipe()
         self.reports, reports_write = os.pipe()
         self.unread = b""
@@ -35,10 +40,7 @@ class Child:
         self.stuck: set[int] = set()  # killed because of these
         self.frozen: list[str] = []  # killed because these loops stood still
         self.killed = False
-        self.started_at = time.monotonic()
-        self.beats = self.slots.beats()
-        self.heard_at = [self.started_at] * len(LOOPS)
-        passed = (orders_read, reports_write, self.slots.descriptor)
+        passed = (orders_read, reports_write, self.memory)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
             pass_fds=passed,
@@ -49,7 +51,16 @@ class Child:
         os.close(reports_write)
         os.set_blocking(self.reports, False)
         boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
-        self.write(json.dumps(boot).encode() + b"\n" + plan.line())
+        self.write(json.dumps(boot).encode() + b"\n")
+
+    def begin(self, plan: Plan) -> None:
+        """Let it work, as soon as its code is loaded."""
+        self.plan = plan
+        self.slots = Slots.fill(self.memory, plan.slots, plan.rings)
+        self.started_at = time.monotonic()
+        self.beats = self.slots.beats()
+        self.heard_at = [self.started_at] * len(LOOPS)
+        self.write(plan.line())
 
     @property
     def worker_id(self) -> str:
@@ -90,3 +101,11 @@ class Child:
         os.close(self.orders)
         os.close(self.reports)
         self.slots.close()
+
+    def dismiss(self) -> None:
+        """End a process that has never begun: it holds nothing, so nobody waits for it."""
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)
+        for descriptor in (self.orders, self.reports, self.memory):
+            os.close(descriptor)

@@ -23,6 +23,14 @@ def size_of(count: int, rings: int) -> int:
     return 8 * HEAD + count * SLOT.size + rings * RING * ENDED.size
 
 
+def memory() -> int:
+    """Return the descriptor of an empty memory that can be shared, and belongs to no path."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("jobs-slots")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class Slots:
     """A pulse of each loop, a row for each executor, and a ring of what ended last for each thread.
 
@@ -39,11 +47,11 @@ class Slots:
 
     @classmethod
     def create(cls, count: int, rings: int = 1) -> "Slots":
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("jobs-slots")
-        else:
-            with tempfile.TemporaryFile() as file:
-                descriptor = os.dup(file.fileno())
+        return cls.fill(memory(), count, rings)
+
+    @classmethod
+    def fill(cls, descriptor: int, count: int, rings: int) -> "Slots":
+        """Lay the slots out in a `memory()` that nobody has used yet."""
         os.ftruncate(descriptor, size_of(count, rings))
         return cls(descriptor, count, rings)
 

@@ -34,6 +34,7 @@ CHORE_SECONDS = 10.0  # the longest pause of housekeeping, and some more
 START_SECONDS = 120.0  # until a process says that it is ready
 AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
 STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
+SPARE_AGAIN_SECONDS = 60.0  # after a spare that ended by itself
 LONGEST_RESTART_SECONDS = 10.0
 
 
@@ -46,6 +47,7 @@ class Tree:
     drain: bool = False
     max_jobs: int | None = None
     recycle_after: int | None = None
+    spare: bool = False  # keep one process ready to take the place of one that dies
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Supervisor:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.seats = [Seat(quota=quota) for quota in quotas(tree.max_jobs, tree.processes)]
         self.solos: list[Seat] = []
+        self.spare: Child | None = None
+        self.spare_at = 0.0
         self.signals = 0
         self.stopping = False
         self.announced = False
@@ -174,6 +178,7 @@ class Supervisor:
             return
         self.seat_solos()
         self.fill_seats()
+        self.keep_spare()
 
     # Start
 
@@ -203,10 +208,33 @@ class Supervisor:
     def start(self, seat: Seat, plan: Plan) -> None:
         limits = [n for n in (seat.quota, self.tree.recycle_after) if n is not None]
         worker_id = f"{self.name}-{uuid.uuid4().hex[:12]}"
-        child = Child(replace(plan, worker_id=worker_id, max_jobs=min(limits) if limits and not seat.solo else None))
+        child = self.take_spare() or Child()
+        child.begin(replace(plan, worker_id=worker_id, max_jobs=min(limits) if limits and not seat.solo else None))
         seat.child, seat.ran = child, 0
         self.selector.register(child.reports, selectors.EVENT_READ, child)
         self.housekeeping.present(Presence(child.worker_id, child.process.pid, plan.threads))
+
+    def keep_spare(self) -> None:
+        """Have one process more that has loaded the code and waits: who dies is then replaced at once."""
+        now = time.monotonic()
+        if self.spare and self.spare.process.poll() is not None:
+            # Whatever ails it, the next process in a seat dies of it too, and is reported.
+            self.dismiss_spare()
+            self.spare_at = now + SPARE_AGAIN_SECONDS
+        if self.tree.spare and not self.spare and now >= self.spare_at and self.is_calm():
+            self.spare = Child()
+
+    def take_spare(self) -> Child | None:
+        child, self.spare = self.spare, None
+        if child and child.process.poll() is not None:
+            child.dismiss()
+            return None
+        return child
+
+    def dismiss_spare(self) -> None:
+        if self.spare:
+            self.spare.dismiss()
+            self.spare = None
 
     # Look after
 
@@ -318,6 +346,7 @@ class Supervisor:
         for seat in self.all_seats():
             if seat.child:
                 seat.child.order(DRAIN)
+        self.dismiss_spare()
 
     def finish_off(self) -> None:
         """Kill what has not ended by itself long after the grace."""

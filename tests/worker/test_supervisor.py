@@ -194,3 +194,31 @@ def test_a_supervisor_looks_closely_while_anything_is_under_way(supervisor, chil
         supervisor.stopping = True
 
     assert not supervisor.is_calm()
+
+
+def test_a_spare_that_ends_by_itself_is_not_started_again_and_again(supervisor, child, monkeypatch):
+    started = []
+
+    def start() -> Any:
+        started.append(SimpleNamespace(process=SimpleNamespace(poll=lambda: 1), dismiss=lambda: None))
+        return started[-1]
+
+    monkeypatch.setattr("jobs.worker.supervisor.Child", start)
+    supervisor.tree.spare = True
+    for _ in range(5):
+        supervisor.keep_spare()
+    assert len(started) == 1
+
+    supervisor.spare_at = time.monotonic()
+    supervisor.keep_spare()
+    assert len(started) == 2
+
+
+def test_no_spare_is_started_while_a_process_that_works_is_starting(supervisor, child, monkeypatch):
+    monkeypatch.setattr("jobs.worker.supervisor.Child", lambda: pytest.fail("it takes the processor from the other"))
+    supervisor.tree.spare = True
+    child.ready = False
+
+    supervisor.keep_spare()
+
+    assert supervisor.spare is None

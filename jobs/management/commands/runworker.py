@@ -37,6 +37,7 @@ class Command(BaseCommand):
         for name, help_text in LENGTHS.items():
             add(f"--{name.replace('_', '-')}", type=seconds, metavar="SECONDS", help=help_text)
         add("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on this port of 127.0.0.1")
+        add("--no-spare", action="store_true", help="keep no loaded process ready for one that dies; saves its memory")
         add("--no-reload", action="store_true", help="with DEBUG: do not restart processes when code changes")
 
     def handle(self, *args: Any, **given: Any) -> None:
@@ -59,7 +60,9 @@ class Command(BaseCommand):
             max_memory=given["max_memory"],
             reload=settings.DEBUG and not given["no_reload"] and not given["drain"],
         )
-        tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"])
+        lasts = not (given["drain"] or given["max_jobs"] or plan.reload)
+        spare = lasts and not given["no_spare"]
+        tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"], spare)
         merged = Merged()
         supervisor = Supervisor(tree, storage(), options, merged, say=self.stdout.write)
         server = self.metrics_server(given["metrics_port"], merged, supervisor)
