@@ -34,6 +34,7 @@ class Options:
     max_payload: int = 64 * 1024
     secrets: str = "reject"
     annotations: str = "check"
+    priority_ageing: timedelta | None = None
     unknown_task_ttl: timedelta = timedelta(hours=24)
     idempotency_ttl: timedelta | None = None
     retention: Mapping[str, timedelta] = field(default_factory=default_retention)
@@ -186,6 +187,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "max_payload": size,
     "secrets": one_of("reject", "warn", "off"),
     "annotations": annotations_mode,
+    "priority_ageing": length_or_none,
     "unknown_task_ttl": length,
     "idempotency_ttl": length_or_none,
     "retention": retention,

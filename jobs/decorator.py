@@ -13,7 +13,7 @@ from . import annotations, conf, payload
 from .compat import Task, task_backends
 
 # Options that a later version brings. They are refused, never ignored.
-NOT_BUILT = frozenset({"group_key", "schedule"})
+NOT_BUILT = frozenset({"schedule"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class JobTask(Task):  # type: ignore[misc]
     on_duplicate: str = "return"  # the job that holds the key, "raise", or "replace" what waits
     concurrency_key: str | Callable[..., str] | None = None  # as idempotency_key: so many of a key run at a time
     max_concurrent: int | None = None  # 1, with a concurrency_key
+    group_key: str | Callable[..., str] | None = None  # as idempotency_key: the groups of a queue take turns
     expires_after: float | timedelta | None = None  # seconds from when it is due: not started by then, it is not run
     on_expired: str = "dead"  # a dead letter then, or "drop"
     on_uncertain: str = "retry"  # with idempotency_key, when nobody knows whether the effect happened
@@ -53,7 +54,7 @@ class JobTask(Task):  # type: ignore[misc]
 
     def using(self, *, run_after: Any = None, **options: Any) -> Self:
         """Return a copy with other options: Django's four, and for one call `idempotency_key`, `dedupe_key`,
-        `on_duplicate`, `concurrency_key`, `expires_after`, `max_attempts` and `timeout`.
+        `on_duplicate`, `concurrency_key`, `group_key`, `expires_after`, `max_attempts` and `timeout`.
 
         `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock. And
         `expires_after` a datetime: the moment itself.
@@ -107,7 +108,7 @@ def annotations_of(task: Any) -> str:
 DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
 OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay", "expires_at"}
 PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate", "concurrency_key"}
-PER_CALL |= {"expires_after", "max_attempts", "timeout"}
+PER_CALL |= {"group_key", "expires_after", "max_attempts", "timeout"}
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -174,6 +175,7 @@ def check_options(task: JobTask) -> None:
     check_key(task, "idempotency_key", task.idempotency_key)
     check_key(task, "dedupe_key", task.dedupe_key)
     check_key(task, "concurrency_key", task.concurrency_key)
+    check_key(task, "group_key", task.group_key)
     if task.max_concurrent is not None and task.concurrency_key is None:
         raise wrong(task, "max_concurrent", "needs a concurrency_key: it says how many of a key run at a time")
     if not isinstance(task.allow_secrets, tuple) or not all(isinstance(path, str) for path in task.allow_secrets):

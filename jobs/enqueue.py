@@ -15,7 +15,7 @@ from .states import State
 from .storage import ANY_QUEUE, Inserted, Keys, NewJob, storage
 from .wake import is_due, is_late, not_told, wake
 
-NO_KEY = ("", "", "")
+NO_KEY = ("", "", "", "")
 
 
 class Payload(NamedTuple):
@@ -26,6 +26,7 @@ class Payload(NamedTuple):
     idempotency_key: str
     dedupe_key: str
     concurrency_key: str
+    group_key: str
 
 
 def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Payload:
@@ -67,6 +68,7 @@ def new_job(task: Any, found: Payload, options: Options) -> NewJob:
         drop_expired=task.on_expired == "drop",
         concurrency_key=found.concurrency_key,
         max_concurrent=task.max_concurrent or 1,
+        group_key=found.group_key,
     )
 
 
@@ -85,7 +87,7 @@ def guard_secrets(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], opt
 
 
 def keys_of(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[str]:
-    """Return the idempotency, dedupe and concurrency key of a call, once it is known to fit the task; "" for none.
+    """Return the idempotency, dedupe, concurrency and group key of a call that fits the task; "" for none.
 
     Raises: InvalidPayload naming the argument.
     """
@@ -93,6 +95,7 @@ def keys_of(task: Any, mode: str, args: Sequence[Any], kwargs: Mapping[str, Any]
         "idempotency_key": task.idempotency_key,
         "dedupe_key": task.dedupe_key,
         "concurrency_key": task.concurrency_key,
+        "group_key": task.group_key,
     }
     wanted = any(template is not None for template in templates.values())
     if not wanted and payload.fit(task.func, task.takes_context)(args, kwargs):
@@ -118,14 +121,15 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
         if not added.is_duplicate or on_duplicate == "replace":
             let_in_after_commit([job.concurrency_key])
         if is_news(added, on_duplicate) and not job.concurrency_key:
-            wake(ANY_QUEUE if added.is_duplicate else job.queue_name)
+            wake(ANY_QUEUE if added.is_duplicate or job.group_key else job.queue_name)
         return added
     connection = store.connection
     is_alone = not connection.in_atomic_block and connection.get_autocommit()
-    if not is_alone or job.delay is not None or job.run_after is not None:
+    if not is_alone or job.delay is not None or job.run_after is not None or job.group_key:
         [inserted] = store.insert([job])
         if inserted.state == State.READY:
-            wake(job.queue_name)
+            # That a queue has groups, a worker learns when it asks which queues there are.
+            wake(ANY_QUEUE if job.group_key else job.queue_name)
         return inserted
     tells = is_due(job.queue_name)
     try:
@@ -176,7 +180,8 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         # All are alike, but for what was there before.
         news = [row for row in (added if keys.dedupe else added[:1]) if is_news(row, task.on_duplicate)]
         if news and not keys.concurrency:
-            wake(ANY_QUEUE if any(row.is_duplicate for row in news) else template.queue_name)
+            asks = bool(keys.group) or any(row.is_duplicate for row in news)
+            wake(ANY_QUEUE if asks else template.queue_name)
     return texts, added
 
 

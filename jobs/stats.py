@@ -17,6 +17,7 @@ from .storage import storage
 
 MAX_COUNTED = 10_000
 MAX_QUEUES = 200
+MAX_GROUPS = 1_000  # of a queue, among which the oldest job is looked for
 CHUNK = 200
 # Workers write a sign of life at each heartbeat, a third of a lease: three in a row are missing by then.
 STALE_AFTER = timedelta(seconds=60)
@@ -45,31 +46,45 @@ FROM named
 """
 )
 
-# Within a queue the index is ordered by suspicion and priority, then by age: the oldest job is the first of one of
-# these runs, so hop from run to run.
+# Within a queue the index is ordered by suspicion, group and priority, then by age: the oldest job is the first of one
+# of these runs, so hop from group to group, and in each from run to run.
 OLDEST_READY = (
     READY_QUEUES
     + """
-, runs(name, suspect, priority) AS (
+, keyed(name, suspect, group_key, n) AS (
     SELECT named.name, choice.suspect, (
-        SELECT MAX(priority) FROM {jobs} AS job
+        SELECT MIN(group_key) FROM {jobs} AS job
         WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = named.name AND job.suspect = choice.suspect
-    )
+    ), 1
     FROM named CROSS JOIN (SELECT FALSE AS suspect UNION ALL SELECT TRUE) AS choice
     UNION ALL
-    SELECT runs.name, runs.suspect, (
+    SELECT keyed.name, keyed.suspect, (
+        SELECT MIN(group_key) FROM {jobs} AS job
+        WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = keyed.name AND job.suspect = keyed.suspect
+          AND job.group_key > keyed.group_key
+    ), n + 1
+    FROM keyed WHERE keyed.group_key IS NOT NULL AND n < {max_groups}
+), runs(name, suspect, group_key, priority) AS (
+    SELECT keyed.name, keyed.suspect, keyed.group_key, (
+        SELECT MAX(priority) FROM {jobs} AS job
+        WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = keyed.name AND job.suspect = keyed.suspect
+          AND job.group_key = keyed.group_key
+    )
+    FROM keyed WHERE keyed.group_key IS NOT NULL
+    UNION ALL
+    SELECT runs.name, runs.suspect, runs.group_key, (
         SELECT MAX(priority) FROM {jobs} AS job
         WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = runs.name AND job.suspect = runs.suspect
-          AND job.priority < runs.priority
+          AND job.group_key = runs.group_key AND job.priority < runs.priority
     )
     FROM runs WHERE runs.priority IS NOT NULL
 )
-SELECT name, (
+SELECT name, MIN((
     SELECT MIN(ready_at) FROM {jobs} AS job
     WHERE job.state = 'ready' AND NOT job.blocked AND job.queue_name = runs.name AND job.suspect = runs.suspect
-      AND job.priority = runs.priority
-)
-FROM runs WHERE runs.priority IS NOT NULL
+      AND job.group_key = runs.group_key AND job.priority = runs.priority
+))
+FROM runs WHERE runs.priority IS NOT NULL GROUP BY name
 """
 )
 
@@ -101,7 +116,7 @@ BLOCKED = "blocked"  # among states: ready, but for a slot of its concurrency ke
 # The same for lists of one state, so that a page reads only the rows it shows.
 LISTED_BY = {
     State.SCHEDULED: ("run_after", "pk"),
-    State.READY: ("queue_name", "suspect", "-priority", "ready_at", "pk"),
+    State.READY: ("queue_name", "suspect", "group_key", "-priority", "ready_at", "pk"),
     State.RUNNING: ("leased_by", "pk"),
     State.DEAD: ("-finished_at", "-pk"),
     BLOCKED: ("concurrency_key", "-priority", "ready_at", "pk"),
@@ -138,7 +153,8 @@ def queues(now: datetime) -> list[QueueFigures]:
     """Return the figures of every queue that has a row or a job that is not over, by name.
 
     Shape: at most `MAX_QUEUES` queues. Dead jobs are split by queue over the newest `MAX_COUNTED` deaths.
-    `oldest`: how long the oldest job that a worker may take has waited: ready, or due and not yet promoted.
+    `oldest`: how long the oldest job that a worker may take has waited: ready, or due and not yet promoted. Where
+    groups take turns it is that of the first `MAX_GROUPS` of them.
     """
     figures: dict[str, QueueFigures] = {}
 
@@ -218,6 +234,7 @@ def filled(sql: str, **parts: str) -> str:
         jobs=connection.ops.quote_name(Job._meta.db_table),
         max_counted=MAX_COUNTED,
         max_queues=MAX_QUEUES,
+        max_groups=MAX_GROUPS,
         **parts,
     )
     return storage(alias()).spelled(text)

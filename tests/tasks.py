@@ -163,6 +163,11 @@ def say_or_drop(what: str) -> None:
     done.append(what)
 
 
+@task(group_key="{tenant}")
+def for_a_tenant(tenant: str) -> str:
+    return tenant
+
+
 @task(concurrency_key="{n}", max_concurrent=2)
 def two_at_a_time(n: int) -> int:
     return n

@@ -17,7 +17,8 @@ UPDATE jobs_job AS job SET state = 'running', leased_by = %s, lease_token = job.
     started_at = COALESCE(job.started_at, statement_timestamp()), last_attempted_at = statement_timestamp()
 WHERE job.ctid = ANY(ARRAY(SELECT ctid FROM (
     SELECT ctid FROM jobs_job
-    WHERE state = 'ready' AND NOT blocked AND queue_name = %s AND suspect = FALSE AND ready_at >= %s
+    WHERE state = 'ready' AND NOT blocked AND queue_name = %s AND suspect = FALSE AND group_key = ''
+        AND ready_at >= %s
     ORDER BY priority DESC, ready_at, id LIMIT %s FOR UPDATE SKIP LOCKED
 ) AS next))
 RETURNING job.id, job.lease_token, job.task_path, job.args::text, job.kwargs::text, job.attempts, job.max_attempts,

@@ -15,6 +15,7 @@ UPDATE jobs_job SET state = 'running', leased_by = :worker, lease_token = lease_
 WHERE id IN (
     SELECT id FROM jobs_job
     WHERE state = 'ready' AND NOT blocked AND blocked = 0 AND queue_name = :queue AND suspect = 0
+        AND group_key = ''
     ORDER BY priority DESC, ready_at, id LIMIT :limit
 )
 RETURNING id, lease_token, task_path, args, kwargs, attempts, max_attempts, timeout, ready_at

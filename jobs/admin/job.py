@@ -35,6 +35,7 @@ CANCEL = Operation(
 )
 
 SEARCHED_BY_TASK = 10_000
+KEYS = ("idempotency_key", "dedupe_key", "concurrency_key", "group_key")
 WAITED = ("enqueued_at", "run_after", "expires_at", "ready_at")
 
 
@@ -140,7 +141,7 @@ class JobAdmin(ConfirmingAdmin):
                 {"fields": [*WAITED, "started_at", "last_attempted_at", "finished_at"]},
             ),
             (_("Lease"), folded("leased_by", "lease_expires_at", "lease_token", "cancel_requested", "worker_ids")),
-            (_("Keys"), folded("idempotency_key", "dedupe_key", "concurrency_key", "schema_version", "backend")),
+            (_("Keys"), folded(*KEYS, "schema_version", "backend")),
             (_("More"), folded("timeout", "suspect", "held_since", "progress_percent", "progress_message")),
         ]
 

@@ -129,6 +129,13 @@ class Job(models.Model):
         db_default=False,
         help_text=_("It has no slot of its concurrency key: it is not handed out until it gets one."),
     )
+    group_key = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("The groups of a queue take turns; jobs without a key are one group."),
+    )
     return_value = models.JSONField(null=True, blank=True, help_text=_("What the task returned."))
     progress_percent = models.PositiveSmallIntegerField(
         null=True, blank=True, help_text=_("How far the running task says it is, 0 to 100.")
@@ -151,7 +158,7 @@ class Job(models.Model):
         # lease renewal changes, so that renewals stay heap-only updates on PostgreSQL.
         indexes = [
             models.Index(
-                fields=["queue_name", "suspect", "-priority", "ready_at", "id"],
+                fields=["queue_name", "suspect", "group_key", "-priority", "ready_at", "id"],
                 name="jobs_job_ready",
                 condition=Q(state=State.READY, blocked=False),
             ),

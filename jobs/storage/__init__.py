@@ -7,6 +7,7 @@ from django.db import connections, router
 from ..models import Job
 from .base import (
     ANY_QUEUE,
+    NO_GROUP,
     UNAVAILABLE,
     Claim,
     Holder,
@@ -27,6 +28,7 @@ from .sqlite import SQLiteStorage
 
 __all__ = [
     "ANY_QUEUE",
+    "NO_GROUP",
     "UNAVAILABLE",
     "Claim",
     "Holder",

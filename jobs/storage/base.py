@@ -52,17 +52,32 @@ WITH RECURSIVE names(name) AS (
 )
 SELECT names.name,
        (SELECT NOT suspect FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = names.name
-        ORDER BY queue_name, suspect, priority DESC, ready_at, id LIMIT 1),
+        ORDER BY queue_name, suspect, group_key, priority DESC, ready_at, id LIMIT 1),
        (SELECT suspect FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = names.name
-        ORDER BY queue_name DESC, suspect DESC, priority, ready_at DESC, id DESC LIMIT 1),
+        ORDER BY queue_name DESC, suspect DESC, group_key DESC, priority, ready_at DESC, id DESC LIMIT 1),
        COALESCE(jobs_queue.paused, FALSE),
-       jobs_queue.id IS NULL
+       jobs_queue.id IS NULL,
+       (SELECT group_key <> '' FROM jobs_job
+        WHERE state = 'ready' AND NOT blocked AND queue_name = names.name AND suspect = FALSE
+        ORDER BY queue_name DESC, suspect DESC, group_key DESC, priority, ready_at DESC, id DESC LIMIT 1)
 FROM names LEFT JOIN jobs_queue ON jobs_queue.name = names.name
 WHERE names.name IS NOT NULL
 """
 
+# As above: from one group of a queue to the next through the index.
+READY_GROUPS = """
+WITH RECURSIVE names(name, n) AS (
+    SELECT (SELECT min(group_key) FROM jobs_job WHERE state = 'ready' AND NOT blocked
+            AND queue_name = %(queue_name)s AND suspect = %(suspects)s AND group_key {first} %(after)s), 1
+    UNION ALL
+    SELECT (SELECT min(group_key) FROM jobs_job WHERE state = 'ready' AND NOT blocked
+            AND queue_name = %(queue_name)s AND suspect = %(suspects)s AND group_key > names.name), n + 1
+    FROM names WHERE names.name IS NOT NULL AND n < %(limit)s
+)
+SELECT name FROM names WHERE name IS NOT NULL
+"""
 
-# As above: from one key to the next through the index.
+# And from one key to the next.
 BLOCKED_KEYS = """
 WITH RECURSIVE keys(name, n) AS (
     SELECT min(concurrency_key), 1 FROM jobs_job WHERE state = 'ready' AND blocked AND concurrency_key > %s
@@ -100,6 +115,7 @@ class NewJob(NamedTuple):
     drop_expired: bool = False
     concurrency_key: str = ""
     max_concurrent: int = 1
+    group_key: str = ""
 
 
 class Keys(NamedTuple):
@@ -108,14 +124,14 @@ class Keys(NamedTuple):
     idempotency: Sequence[str] = ()
     dedupe: Sequence[str] = ()
     concurrency: Sequence[str] = ()
+    group: Sequence[str] = ()
 
     def part(self, places: Sequence[int]) -> "Keys":
         return Keys(*([kind[place] for place in places] if kind else () for kind in self))
 
     def of(self, template: NewJob, place: int) -> NewJob:
         """Return the job at this place, but for its payload."""
-        idempotency, dedupe, concurrency = (kind[place] if kind else "" for kind in self)
-        return template._replace(idempotency_key=idempotency, dedupe_key=dedupe, concurrency_key=concurrency)
+        return template._replace(**{f"{kind}_key": keys[place] for kind, keys in self._asdict().items() if keys})
 
 
 NO_KEYS = Keys()
@@ -162,13 +178,14 @@ class Pulse(NamedTuple):
 
 
 class ReadyQueue(NamedTuple):
-    """A queue that has ready jobs: plain ones, suspects, or both."""
+    """A queue that has ready jobs: plain ones, suspects, or both. `has_groups`: some of the plain ones have a key."""
 
     name: str
     has_plain: bool
     has_suspects: bool
     paused: bool
     unlisted: bool
+    has_groups: bool = False
 
 
 class Place(NamedTuple):
@@ -179,13 +196,32 @@ class Place(NamedTuple):
     id: int
 
 
+NO_GROUP = ("",)
+
+
 class Claim(NamedTuple):
-    """What to claim of one queue, see `Storage.claim`."""
+    """What to claim of one queue: up to `limit` jobs, best first.
+
+    `groups` whose turn it is share the limit equally; a job without a group key is of the group "". With `ageing`, so
+    much of waiting counts as one step of priority. `places` allow the search to begin behind each of them, one for a
+    priority, where that saves reading what others have left behind, and all that may be claimed is of one group.
+    """
 
     queue_name: str
     limit: int
     suspects: bool = False
     places: Sequence[Place] = ()
+    groups: Sequence[str] = NO_GROUP
+    ageing: timedelta | None = None
+
+    @property
+    def share(self) -> int:
+        """What each of the groups may have, so that the limit is reached."""
+        return -(-self.limit // len(self.groups))
+
+    @property
+    def is_plain(self) -> bool:
+        return self.groups == NO_GROUP and self.ageing is None
 
 
 class Storage:
@@ -321,16 +357,15 @@ class Storage:
         suspects: bool = False,
         places: Sequence[Place] = (),
     ) -> list[Lease]:
-        """Lease up to `limit` ready jobs of one queue, best first; none of a paused queue.
+        """Lease up to `limit` ready jobs of one queue that have no group key, best first; none of a paused queue."""
+        return self.take(worker_id, Claim(queue_name, limit, suspects, places), lease)
 
-        `places` allow the search to begin behind each of them, one for a priority, where that saves reading what others
-        have left behind. This storage has nothing to save.
-        """
+    def take(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
+        """Lease what a claim asks for; nothing of a paused queue. This storage has nothing to save by its places."""
         with self.atomic():
-            if self.rows(Queue).filter(name=queue_name, paused=True).exists():
+            if self.rows(Queue).filter(name=claim.queue_name, paused=True).exists():
                 return []
-            ready = self.jobs.ready().in_queue(queue_name).filter(suspect=suspects).best_first()
-            ids = list(ready.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+            ids = self.chosen(claim)
             if not ids:
                 return []
             moment = self.now()
@@ -344,6 +379,18 @@ class Storage:
             )
             return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
 
+    def chosen(self, claim: Claim) -> list[int]:
+        """Lock what a claim asks for. Transaction: joins the caller's."""
+        ids: list[int] = []
+        for group in claim.groups:
+            ready = self.jobs.ready().in_queue(claim.queue_name).filter(suspect=claim.suspects, group_key=group)
+            locked = ready.best_first().select_for_update(skip_locked=True)
+            if claim.ageing is None:
+                ids.extend(locked.values_list("pk", flat=True)[: claim.share])
+            else:
+                ids.extend(oldest_by_priority(locked, claim.share, claim.ageing))
+        return ids[: claim.limit]
+
     def exchange(
         self,
         worker_id: str,
@@ -356,7 +403,7 @@ class Storage:
         `successes` is called once, where the database can work on the claims meanwhile; None: there are none.
         """
         with self.atomic():
-            found = [self.claim(worker_id, c.queue_name, c.limit, lease, c.suspects, c.places) for c in claims]
+            found = [self.take(worker_id, claim, lease) for claim in claims]
             return found, self.complete(successes()) if successes else set()
 
     def leases(self, jobs: QuerySet[Any], moment: datetime | None = None) -> list[Lease]:
@@ -372,6 +419,17 @@ class Storage:
         with self.connection.cursor() as cursor:
             cursor.execute(self.spelled(READY_QUEUES))
             return [ReadyQueue(row[0], *(bool(value) for value in row[1:])) for row in cursor.fetchall()]
+
+    def ready_groups(self, queue_name: str, suspects: bool, after: str | None, limit: int) -> list[str]:
+        """Name the next groups that have ready jobs, in order: an index probe for each, however many jobs there are.
+
+        `after`: None for the first ones.
+        """
+        sql = self.spelled(READY_GROUPS.format(first=">=" if after is None else ">"))
+        arguments = {"queue_name": queue_name, "suspects": suspects, "after": after or "", "limit": limit}
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return [row[0] for row in cursor.fetchall()]
 
     # Concurrency keys
 
@@ -396,9 +454,9 @@ class Storage:
                 free = first.max_concurrent - self.holding(key).count()
                 if free <= 0:
                     continue
-                chosen = dict(waiting.select_for_update(skip_locked=True).values_list("pk", "queue_name")[:free])
-                self.jobs.blocked().filter(pk__in=list(chosen)).update(blocked=False, ready_at=self.now())
-                queues |= set(chosen.values())
+                chosen = waiting.select_for_update(skip_locked=True).values_list("pk", "queue_name", "group_key")[:free]
+                self.jobs.blocked().filter(pk__in=[row[0] for row in chosen]).update(blocked=False, ready_at=self.now())
+                queues |= {ANY_QUEUE if group else name for _, name, group in chosen}
         return queues
 
     def holding(self, key: str) -> Any:
@@ -764,6 +822,20 @@ def group_row(fingerprint: str, s: Settlement, moment: datetime) -> ErrorGroup:
         first_seen=moment,
         last_seen=moment,
     )
+
+
+def oldest_by_priority(ready: Any, limit: int, ageing: timedelta) -> list[int]:
+    """Return the ids of the best of these rows, where so much of waiting counts as one step of priority.
+
+    As jobs of one priority stand in the order of their age, no more than `limit` of each has to be read.
+    """
+    rows: list[tuple[datetime, int]] = []
+    priority = ready.values_list("priority", flat=True).first()
+    while priority is not None:
+        of_it = ready.filter(priority=priority).values_list("ready_at", "pk")[:limit]
+        rows.extend((ready_at - priority * ageing, pk) for ready_at, pk in of_it)
+        priority = ready.filter(priority__lt=priority).values_list("priority", flat=True).first()
+    return [pk for _, pk in sorted(rows)[:limit]]
 
 
 def dead_letter_row(s: Settlement, groups: dict[str, int], moment: datetime) -> DeadLetter:

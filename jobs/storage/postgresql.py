@@ -15,7 +15,7 @@ from django.db.utils import DatabaseError, OperationalError
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED, State
-from .base import NO_KEYS, Claim, Inserted, Keys, NewJob, Place, Pulse, Renewal, Storage, Watch, by_id, portions
+from .base import NO_KEYS, Claim, Inserted, Keys, NewJob, Pulse, Renewal, Storage, Watch, by_id, portions
 
 CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (
@@ -41,14 +41,14 @@ INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, sc
     max_crashes, timeout, idempotency_key, state, enqueued_at, run_after, ready_at,
     attempts, forgiven_attempts, crashes, suspect, cancel_requested, leased_by, lease_token, worker_ids,
     progress_message, dedupe_key, dedupe_lock, expires_at, drop_expired, concurrency_key, max_concurrent,
-    blocked{more})
+    blocked, group_key{more})
 """
 VALUES = """
     %(task_path)s, %(backend)s, %(queue_name)s, %(priority)s, %(args)s::jsonb, {kwargs}, %(schema_version)s,
     %(max_attempts)s, %(max_crashes)s, %(timeout)s::interval, {idempotency_key},
     {state}, statement_timestamp(), {due}, {ready_at},
     0, 0, 0, FALSE, FALSE, '', 0, '[]', '', {dedupe_key}, {dedupe_lock}, {expires_at},
-    %(drop_expired)s, {concurrency_key}, %(max_concurrent)s, {blocked}
+    %(drop_expired)s, {concurrency_key}, %(max_concurrent)s, {blocked}, {group_key}
 """
 INSERT = COLUMNS.format(more="")
 RETURNING = "RETURNING id, state, enqueued_at, run_after"
@@ -56,8 +56,12 @@ UNLESS_HELD = "ON CONFLICT (dedupe_lock) WHERE dedupe_lock IS NOT NULL DO NOTHIN
 KEYLESS = {"dedupe_key": "''", "dedupe_lock": "NULL"}
 KEYED = {"dedupe_key": "%(dedupe_key)s", "dedupe_lock": "%(dedupe_key)s"}
 ONE = {"kwargs": "%(kwargs)s::jsonb", "idempotency_key": "%(idempotency_key)s"}
-UNSHARED = {"concurrency_key": "''", "blocked": "FALSE"}
-SHARED = {"concurrency_key": "%(concurrency_key)s::text", "blocked": "%(concurrency_key)s::text <> ''"}
+UNSHARED = {"concurrency_key": "''", "blocked": "FALSE", "group_key": "''"}
+SHARED = {
+    "concurrency_key": "%(concurrency_key)s::text",
+    "blocked": "%(concurrency_key)s::text <> ''",
+    "group_key": "%(group_key)s",
+}
 DUE = "COALESCE(statement_timestamp() + %(delay)s::interval, %(run_after)s::timestamptz)"
 BY_TIME = {
     "due": DUE,
@@ -86,13 +90,14 @@ MANY = {
     "idempotency_key": "COALESCE(v.idempotency_key, '')",
     "concurrency_key": "COALESCE(v.concurrency_key, '')",
     "blocked": "v.concurrency_key IS NOT NULL",
+    "group_key": "COALESCE(v.group_key, '')",
 }
 INSERT_MANY = f"""
 WITH added AS (
     {INSERT} SELECT {VALUES.format(**MANY, **BY_TIME, **KEYLESS)}
     FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
-        unnest(%(concurrency_keys)s::text[]))
-        WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, place)
+        unnest(%(concurrency_keys)s::text[]), unnest(%(group_keys)s::text[]))
+        WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, group_key, place)
     ORDER BY v.place
     {RETURNING}
 )
@@ -105,8 +110,9 @@ WITH added AS (
     {COLUMNS.format(more=", id")}
     SELECT {VALUES.format(**MANY, **BY_TIME, dedupe_key="v.dedupe_key", dedupe_lock="v.dedupe_key")}, v.id
     FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
-        unnest(%(concurrency_keys)s::text[]), unnest(%(dedupe_keys)s::text[]), unnest(%(ids)s::bigint[]))
-        WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, dedupe_key, id, place)
+        unnest(%(concurrency_keys)s::text[]), unnest(%(group_keys)s::text[]), unnest(%(dedupe_keys)s::text[]),
+        unnest(%(ids)s::bigint[]))
+        WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, group_key, dedupe_key, id, place)
     ORDER BY v.place
     {UNLESS_HELD} {RETURNING}
 )
@@ -135,7 +141,7 @@ UPDATE jobs_job SET blocked = FALSE, ready_at = statement_timestamp() WHERE id I
         FOR UPDATE SKIP LOCKED
     ) AS next
 )
-RETURNING queue_name
+RETURNING CASE WHEN group_key = '' THEN queue_name ELSE '' END
 """
 NEXT_IDS = """
 SELECT nextval(sequence.name) FROM (SELECT pg_get_serial_sequence('jobs_job', 'id') AS name OFFSET 0) AS sequence,
@@ -180,8 +186,8 @@ def insert_now_sql(values: tuple[Any, ...]) -> str:
 
 READY = """
     SELECT ctid FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = %(queue_name)s
-        AND suspect = %(suspects)s{band}
-    ORDER BY priority DESC, ready_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        AND suspect = %(suspects)s AND group_key = {group}{band}
+    ORDER BY priority DESC, ready_at, id LIMIT {limit} FOR UPDATE SKIP LOCKED
 """
 
 # The rows are locked first and then updated where they lie: by id the planner would look each of them up once more or,
@@ -213,8 +219,34 @@ def claim_sql(places: int) -> str:
         bands.append(f"{above} AND priority > %(priority{n})s")
         bands.append(f" AND priority = %(priority{n})s AND (ready_at, id) > (%(ready_at{n})s, %(id{n})s)")
     bands.append(f" AND priority < %(priority{places - 1})s" if places else "")
-    parts = [f"SELECT ctid FROM ({READY.format(band=band)}) AS band{n}" for n, band in enumerate(bands)]
+    ready = [READY.format(group="''", limit="%(limit)s", band=band) for band in bands]
+    parts = [f"SELECT ctid FROM ({part}) AS band{n}" for n, part in enumerate(ready)]
     return CLAIM.format(ready=" UNION ALL ".join(parts))
+
+
+# Each group an equal share, through its own prefix of the ready index.
+IN_TURNS = """
+SELECT next.ctid FROM unnest(%(groups)s::text[]) WITH ORDINALITY AS turn(name, place)
+CROSS JOIN LATERAL ({ready}) AS next
+"""
+CLAIM_IN_TURNS = CLAIM.format(ready=IN_TURNS.format(ready=READY.format(group="turn.name", limit="%(share)s", band="")))
+# Of each priority the oldest: no more of them can be among the best. There are few priorities.
+AGED = """
+WITH RECURSIVE priorities(value) AS (
+    SELECT max(priority) FROM jobs_job WHERE {of_group}
+    UNION ALL
+    SELECT (SELECT max(priority) FROM jobs_job WHERE {of_group} AND priority < priorities.value)
+    FROM priorities WHERE priorities.value IS NOT NULL
+)
+SELECT oldest.ctid FROM priorities CROSS JOIN LATERAL (
+    SELECT ctid, ready_at, id FROM jobs_job WHERE {of_group} AND priority = priorities.value
+    ORDER BY ready_at, id LIMIT %(share)s FOR UPDATE SKIP LOCKED
+) AS oldest
+ORDER BY oldest.ready_at - priorities.value * %(ageing)s::interval, oldest.id LIMIT %(share)s
+"""
+OF_GROUP = """state = 'ready' AND NOT blocked AND queue_name = %(queue_name)s
+        AND suspect = %(suspects)s AND group_key = turn.name"""
+CLAIM_AGED = CLAIM.format(ready=IN_TURNS.format(ready=AGED.format(of_group=OF_GROUP)))
 
 
 # By primary key and lease, never by state: the planner would take the small index of running rows, which the
@@ -348,7 +380,7 @@ class PostgresStorage(Storage):
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
         is_now = row.run_after is None and row.delay is None and row.expires_at is None and row.expires_after is None
-        is_now = is_now and not row.concurrency_key
+        is_now = is_now and not row.concurrency_key and not row.group_key
         sql, values = (insert_now_sql(of_its_task(row)), of_one_call(row)) if is_now else (INSERT_ONE, row._asdict())
         driver = cursor.connection
         asks = is_now and driver not in UNPOOLED
@@ -373,6 +405,7 @@ class PostgresStorage(Storage):
                 arguments["kwargs"] = f"[{','.join(kwargs[part])}]"
                 arguments["idempotency_keys"] = list(keys.idempotency[part])
                 arguments["concurrency_keys"] = list(keys.concurrency[part])
+                arguments["group_keys"] = list(keys.group[part])
                 cursor.execute(INSERT_MANY, arguments)
                 ids, *same = cursor.fetchone()
                 inserted.extend(Inserted(job_id, *same) for job_id in ids)
@@ -420,16 +453,7 @@ class PostgresStorage(Storage):
             found = cursor.fetchone()
             return Inserted(*found) if found else None
 
-    def claim(
-        self,
-        worker_id: str,
-        queue_name: str,
-        limit: int,
-        lease: timedelta,
-        suspects: bool = False,
-        places: Sequence[Place] = (),
-    ) -> list[Lease]:
-        claim = Claim(queue_name, limit, suspects, places)
+    def take(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
         with self.driver() as connection:
             return self.send_claim(connection, worker_id, claim, lease).leases()
 
@@ -475,10 +499,15 @@ class PostgresStorage(Storage):
             "lease": lease,
             "suspects": claim.suspects,
         }
-        for n, place in enumerate(sorted(claim.places, reverse=True)):
-            arguments |= {f"{name}{n}": value for name, value in place._asdict().items()}
+        if claim.is_plain:
+            sql = claim_sql(len(claim.places))
+            for n, place in enumerate(sorted(claim.places, reverse=True)):
+                arguments |= {f"{name}{n}": value for name, value in place._asdict().items()}
+        else:
+            sql = CLAIM_IN_TURNS if claim.ageing is None else CLAIM_AGED
+            arguments |= {"groups": list(claim.groups), "share": claim.share, "ageing": claim.ageing}
         monotonic = time.monotonic()
-        cursor = self.sent(connection, claim_sql(len(claim.places)), arguments, binary=True)
+        cursor = self.sent(connection, sql, arguments, binary=True)
         return SentClaim(cursor, (worker_id, claim.queue_name, claim.suspects), monotonic)
 
     def send_successes(self, connection: Any, successes: Sequence[Success]) -> list[Any]:

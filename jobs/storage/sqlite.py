@@ -15,7 +15,7 @@ from ..leases import CLAIMED, Lease
 from ..models import Job
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import ANY_QUEUE, NO_KEYS, Inserted, Keys, NewJob, Place, Pulse, Storage, Watch, by_id, portions
+from .base import ANY_QUEUE, NO_KEYS, Claim, Inserted, Keys, NewJob, Pulse, Storage, Watch, by_id, portions
 
 DATES = frozenset(
     {"expires_at", "enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"}
@@ -27,29 +27,34 @@ INSERT_MANY = """
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts, max_crashes,
     timeout, idempotency_key, state, enqueued_at, run_after, ready_at, attempts, forgiven_attempts, crashes, suspect,
     cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock, expires_at,
-    drop_expired, concurrency_key, max_concurrent, blocked)
+    drop_expired, concurrency_key, max_concurrent, blocked, group_key)
 SELECT :task_path, :backend, :queue_name, :priority, :args, call.value, :schema_version, :max_attempts, :max_crashes,
     :timeout, COALESCE(json_extract(:idempotency_keys, '$[' || call.key || ']'), ''), :state, :now,
     :run_after, :ready_at, 0, 0, 0, 0, 0, '', 0, '[]', '',
     COALESCE(json_extract(:dedupe_keys, '$[' || call.key || ']'), ''),
     json_extract(:dedupe_keys, '$[' || call.key || ']'), :expires_at, :drop_expired,
     COALESCE(json_extract(:concurrency_keys, '$[' || call.key || ']'), ''), :max_concurrent,
-    json_extract(:concurrency_keys, '$[' || call.key || ']') IS NOT NULL
+    json_extract(:concurrency_keys, '$[' || call.key || ']') IS NOT NULL,
+    COALESCE(json_extract(:group_keys, '$[' || call.key || ']'), '')
 FROM json_each(:calls) AS call WHERE TRUE ORDER BY call.key
 ON CONFLICT (dedupe_lock) DO NOTHING RETURNING id, dedupe_key
 """
 CHUNK = 2_000  # payloads in one statement
 
-CLAIM = f"""
+TAKE = f"""
 UPDATE jobs_job SET state = 'running', leased_by = :worker_id, lease_token = lease_token + 1,
     lease_expires_at = :expires_at, started_at = COALESCE(started_at, :now), last_attempted_at = :now
-WHERE id IN (
-    SELECT id FROM jobs_job WHERE state = 'ready' AND NOT blocked AND blocked = 0
-        AND queue_name = :queue_name AND suspect = :suspects
-    ORDER BY priority DESC, ready_at, id LIMIT :limit
-) AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = :queue_name AND paused)
+WHERE id IN ({{chosen}}) AND NOT EXISTS (SELECT 1 FROM jobs_queue WHERE name = :queue_name AND paused)
 RETURNING {", ".join(CLAIMED)}
 """
+CLAIM = TAKE.format(
+    chosen="""
+    SELECT id FROM jobs_job WHERE state = 'ready' AND NOT blocked AND blocked = 0
+        AND queue_name = :queue_name AND suspect = :suspects AND group_key = ''
+    ORDER BY priority DESC, ready_at, id LIMIT :limit
+"""
+)
+CLAIM_THESE = TAKE.format(chosen="SELECT value FROM json_each(:ids)")
 
 SETTLE = """
 UPDATE jobs_job SET state = :state, attempts = :attempts, crashes = :crashes, suspect = :suspect,
@@ -134,26 +139,21 @@ class SQLiteStorage(Storage):
                 added.extend(self.execute(INSERT_MANY, arguments).fetchall())
         return job, added
 
-    def claim(
-        self,
-        worker_id: str,
-        queue_name: str,
-        limit: int,
-        lease: timedelta,
-        suspects: bool = False,
-        places: Sequence[Place] = (),
-    ) -> list[Lease]:
+    def take(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
         monotonic, moment = time.monotonic(), self.now()
-        arguments = {
+        arguments: dict[str, Any] = {
             "worker_id": worker_id,
-            "queue_name": queue_name,
-            "limit": limit,
-            "suspects": suspects,
+            "queue_name": claim.queue_name,
             "now": stored(moment),
             "expires_at": stored(moment + lease),
         }
         with self.atomic():
-            rows = self.execute(CLAIM, arguments).fetchall()
+            if claim.is_plain:
+                arguments |= {"limit": claim.limit, "suspects": claim.suspects}
+                rows = self.execute(CLAIM, arguments).fetchall()
+            else:
+                arguments["ids"] = json.dumps(self.chosen(claim))
+                rows = self.execute(CLAIM_THESE, arguments).fetchall()
         leases = [lease_from(row, moment, monotonic) for row in rows]
         # RETURNING has no order of its own.
         leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))

@@ -4,12 +4,15 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from datetime import timedelta
+from functools import partial
 
 from ..leases import Lease
-from ..storage import Claim, Storage
+from ..storage import NO_GROUP, Claim, Storage
 from .horizon import Horizon, Rest
 from .plan import Plan
 from .rota import Rota
+from .turns import Turns
 
 RESCAN_SECONDS = 0.25  # how often a worker that has work asks which other queues have some
 SMALLEST_SHARE = 50  # of one queue among many
@@ -19,10 +22,11 @@ IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
 class Claimer:
     """Threads: `call` by any, the rest by the engine's. Units: monotonic seconds."""
 
-    def __init__(self, plan: Plan, store: Storage) -> None:
-        self.plan, self.store = plan, store
+    def __init__(self, plan: Plan, store: Storage, ageing: timedelta | None = None) -> None:
+        self.plan, self.store, self.ageing = plan, store, ageing
         self.rota = Rota(frozenset(plan.queues), plan.solo)
         self.horizons: defaultdict[str, Horizon] = defaultdict(Horizon)
+        self.groups: dict[str, Turns] = {}
         self.calls: dict[str, float] = {}  # until when to look into a queue; news in, as they come, until there is room
         self.scanned_at = float("-inf")
         self.rest = Rest()
@@ -41,10 +45,24 @@ class Claimer:
         self.find_queues(now)
         turns = len(self.rota.turns)
         share = max(1, min(room, max(room // turns, SMALLEST_SHARE))) if turns else 0
-        return [self.claim_of(self.rota.next(), share, now) for _ in range(min(turns, room // share if share else 0))]
+        names = [self.rota.next() for _ in range(min(turns, room // share if share else 0))]
+        return [claim for name in names if (claim := self.claim_of(name, share, now))]
 
-    def claim_of(self, name: str, share: int, now: float) -> Claim:
-        return Claim(name, share, self.plan.solo, () if self.plan.solo else self.horizons[name].begin(now))
+    def claim_of(self, name: str, share: int, now: float) -> Claim | None:
+        """Return what to claim of a queue; nothing when its groups have nothing left."""
+        if self.plan.solo or name in self.rota.grouped:
+            groups = self.groups_of(name).next(share)
+            if not groups:
+                self.rota.drop(name)
+                return None
+            return Claim(name, share, self.plan.solo, groups=tuple(groups), ageing=self.ageing)
+        places = () if self.ageing else self.horizons[name].begin(now)
+        return Claim(name, share, places=places, ageing=self.ageing)
+
+    def groups_of(self, name: str) -> Turns:
+        if name not in self.groups:
+            self.groups[name] = Turns(partial(self.store.ready_groups, name, self.plan.solo))
+        return self.groups[name]
 
     def find_queues(self, now: float) -> None:
         """Put queues on the rota that may have work: those told of, and now and then all that the database names."""
@@ -68,13 +86,33 @@ class Claimer:
     def note(self, claims: Sequence[Claim], found: Sequence[Sequence[Lease]], began: float, ended: float) -> None:
         """Learn from what was found: which queues have more, and how far their claims have got."""
         for claim, leases in zip(claims, found, strict=True):
-            horizon, is_full = self.horizons[claim.queue_name], len(leases) == claim.limit
-            horizon.note(leases, claim.places, is_full, began, ended)
-            if not is_full:
+            is_full = len(leases) == claim.limit
+            if claim.groups != NO_GROUP or claim.suspects:
+                self.note_turns(claim, leases)
+            elif not claim.ageing:
+                self.note_places(claim, leases, is_full, began, ended)
+            elif not is_full:
                 self.rota.drop(claim.queue_name)
-                if claim.places:  # what stands before them is looked for as soon as that is cheap
-                    self.rota.doubt(claim.queue_name, horizon.due_at)
         self.poll_next(ended, any(found))
+
+    def note_places(self, claim: Claim, leases: Sequence[Lease], is_full: bool, began: float, ended: float) -> None:
+        horizon = self.horizons[claim.queue_name]
+        horizon.note(leases, claim.places, is_full, began, ended)
+        if not is_full:
+            self.rota.drop(claim.queue_name)
+            if claim.places:  # what stands before them is looked for as soon as that is cheap
+                self.rota.doubt(claim.queue_name, horizon.due_at)
+
+    def note_turns(self, claim: Claim, leases: Sequence[Lease]) -> None:
+        """Name the groups anew when those whose turn it was had less than their share.
+
+        Groups that were named a moment ago, and of which nothing could be had, are others': the queue is left alone.
+        """
+        turns = self.groups_of(claim.queue_name)
+        if not leases and turns.are_fresh:
+            self.rota.drop(claim.queue_name)
+        if len(leases) < claim.limit:
+            turns.forget()
 
     def poll_next(self, now: float, has_found: bool) -> None:
         """Poll soon while there is work, else ever less often, each worker at its own moments."""

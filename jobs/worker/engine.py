@@ -52,7 +52,7 @@ class Engine:
         self.held: dict[tuple[int, int], Lease] = {}
         self.settler = Settler(store, self.desk, self.held, announcer, tally)
         self.pace = self.settler.pace
-        self.claimer = Claimer(plan, store)
+        self.claimer = Claimer(plan, store, runner.options.priority_ageing)
         self.patience = Patience("engine", plan.patience_seconds)
         self.taken = 0  # leases claimed so far, also those given back
         self.failures = 0

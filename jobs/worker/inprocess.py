@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from ..concurrency import freed_by, let_in
 from ..conf import Options
 from ..leases import Lease
-from ..storage import storage
+from ..storage import Claim, storage
 from ..verdicts import settlement
 from .announcer import announce, announce_lost
 from .runner import AsyncRunner, Finished, is_async
 
-LOOKED_AT = 1000  # concurrency keys: inside a test case nothing happens after a commit
+LOOKED_AT = 1000  # groups of a queue; and concurrency keys, as inside a test case nothing happens after a commit
 
 
 def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: int | None = None) -> int:
@@ -26,12 +26,14 @@ def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: in
         claimed = 0
         for found in ready:
             for suspects in (False, True):
-                if max_jobs is not None and total >= max_jobs:
-                    return total
-                for lease in store.claim(worker_id, found.name, 1, options.lease, suspects):
-                    settle(run_here(lease, options))
-                    claimed += 1
-                    total += 1
+                for group in store.ready_groups(found.name, suspects, None, LOOKED_AT):
+                    if max_jobs is not None and total >= max_jobs:
+                        return total
+                    claim = Claim(found.name, 1, suspects, groups=(group,), ageing=options.priority_ageing)
+                    for lease in store.take(worker_id, claim, options.lease):
+                        settle(run_here(lease, options))
+                        claimed += 1
+                        total += 1
         if not claimed:
             return total
 

@@ -14,6 +14,7 @@ class Rota:
     wanted: Collection[str]  # empty: all
     solo: bool
     turns: deque[str] = field(default_factory=deque)
+    grouped: set[str] = field(default_factory=set)  # queues in which groups take turns
     called: dict[str, float] = field(default_factory=dict)  # until when to look into a queue told of
     doubted: dict[str, float] = field(default_factory=dict)  # when to look into a queue once more
 
@@ -45,6 +46,7 @@ class Rota:
     def update(self, ready: list[ReadyQueue]) -> None:
         """Take in which queues have ready jobs now; the order of those already waiting for their turn is kept."""
         names = {queue.name for queue in ready if self.concerns(queue)}
+        self.grouped = {queue.name for queue in ready if queue.has_groups}
         kept = [name for name in self.turns if name in names]
         self.turns = deque(kept + sorted(names.difference(kept)))
 

@@ -80,3 +80,16 @@ def test_each_of_2000_jobs_that_threads_and_processes_race_for_runs_once(worker,
     assert Job.objects.filter(state=State.SUCCEEDED, attempts=1, lease_token__gte=1).count() == 2000
     assert len(set(Job.objects.values_list("worker_ids__0", flat=True))) == 2
     assert not Attempt.objects.exists()
+
+
+def test_a_tenant_with_few_jobs_waits_for_no_backlog_of_another(worker, ledger, eventually):
+    many, few = tasks.work.using(group_key="many"), tasks.work.using(group_key="few")
+    enqueue_many(many, [{"ledger": str(ledger), "name": f"many {n}", "seconds": 0.05} for n in range(200)])
+    worker("--threads", "2").wait_ready()
+    eventually(lambda: len(ledger.lines()) > 10)
+
+    enqueue_many(few, [{"ledger": str(ledger), "name": f"few {n}", "seconds": 0.05} for n in range(5)])
+
+    eventually(lambda: Job.objects.filter(group_key="few", state=State.SUCCEEDED).count() == 5)
+    assert Job.objects.filter(group_key="many", finished_at=None).count() > 100
+    eventually(lambda: Job.objects.filter(state=State.SUCCEEDED).count() == 205, within=15)

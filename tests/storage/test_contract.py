@@ -257,6 +257,86 @@ def test_suspects_are_claimed_only_by_who_asks_for_them(store):
     assert [lease.id for lease in claim(store, suspects=True)] == [suspect]
 
 
+def take(store: Storage, limit: int, *groups: str, **more) -> list[int]:
+    return [lease.id for lease in store.take("w1", Claim("default", limit, groups=groups or ("",), **more), LEASE)]
+
+
+def test_a_plain_claim_leaves_jobs_of_groups_to_those_whose_turn_it_is(store):
+    plain, grouped = add(store), add(store, group_key="x")
+
+    assert [lease.id for lease in claim(store)] == [plain]
+    assert take(store, 5, "x") == [grouped]
+
+
+def test_groups_share_a_claim_each_with_its_best_jobs(store):
+    large = [add(store, group_key="large") for _ in range(5)]
+    best = add(store, group_key="large", priority=5)
+    small = [add(store, group_key="small") for _ in range(2)]
+    none = [add(store) for _ in range(2)]
+
+    assert set(take(store, 6, "large", "small", "")) == {best, large[0], *small, *none}
+    assert set(take(store, 2, "large", "small", "")) == {large[1]}
+    assert take(store, 10, "large") == large[2:]
+
+
+def test_a_claim_for_groups_keeps_to_its_limit_and_to_paused_queues(store):
+    for group in "abc":
+        add(store, group_key=group)
+
+    queue = Queue.objects.create(name="default", paused=True)
+    assert take(store, 2, "a", "b", "c") == []
+
+    queue.delete()
+    assert len(take(store, 2, "a", "b", "c")) == 2
+    assert len(take(store, 2, "a", "b", "c")) == 1
+
+
+def test_groups_with_ready_jobs_are_named_page_by_page(store):
+    for group in ("b", "", "a", "a", "c"):
+        add(store, group_key=group)
+    suspect = add(store, group_key="s")
+    Job.objects.filter(pk=suspect).update(suspect=True)
+    add(store, group_key="later", delay=timedelta(hours=1))
+
+    assert store.ready_groups("default", False, None, 2) == ["", "a"]
+    assert store.ready_groups("default", False, "a", 5) == ["b", "c"]
+    assert store.ready_groups("default", False, "c", 5) == []
+    assert store.ready_groups("default", True, None, 5) == ["s"]
+    assert store.ready_groups("other", False, None, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "suspect", "has_groups"), [("", False, False), ("x", False, True), ("x", True, False)]
+)
+def test_ready_queues_say_whether_groups_take_turns(store, group, suspect, has_groups):
+    add(store)
+    Job.objects.filter(pk=add(store, group_key=group)).update(suspect=suspect)
+
+    [queue] = store.ready_queues()
+
+    assert queue.has_groups is has_groups
+    assert (queue.has_plain, queue.has_suspects) == (True, suspect)
+
+
+@pytest.mark.parametrize("group", ["", "x"])
+def test_waiting_counts_as_steps_of_priority_where_priorities_age(store, group):
+    fresh, hour, two_hours = (add(store, priority=p, group_key=group) for p in (10, 5, -20))
+    age(3600, "ready_at", pk=hour)
+    age(7200, "ready_at", pk=two_hours)
+
+    def best(minutes: int | None) -> int:
+        ageing = minutes and timedelta(minutes=minutes)
+        with transaction.atomic():
+            [job_id] = take(store, 1, group, ageing=ageing)
+            transaction.set_rollback(True)
+        return job_id
+
+    assert best(None) == fresh
+    assert best(30) == fresh  # 10 beside 5 + 2 and -20 + 4
+    assert best(10) == hour  # 10 beside 5 + 6 and -20 + 12
+    assert best(2) == two_hours  # 10 beside 5 + 30 and -20 + 60
+
+
 def test_every_claim_raises_the_token_by_one(store):
     lease = claimed(store)
 

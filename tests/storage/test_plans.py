@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from jobs.models import Job
 from jobs.outcomes import Released, Succeeded, Success
-from jobs.storage import Keys, NewJob, postgresql, sqlite, storage
-from jobs.storage.base import BLOCKED_KEYS, READY_QUEUES
+from jobs.storage import Claim, Keys, NewJob, postgresql, sqlite, storage
+from jobs.storage.base import BLOCKED_KEYS, READY_GROUPS, READY_QUEUES
 from jobs.verdicts import settlement
 
 pytestmark = pytest.mark.django_db
@@ -268,6 +269,58 @@ def test_naming_the_keys_that_are_waited_for_probes_their_index(behind_a_saturat
     plan = plan_of(sql, ["", 10] if vendor == "postgresql" else {})
 
     assert "jobs_job_blocked" in plan, plan
+    assert_reads_no_whole_table(plan)
+
+
+@pytest.fixture
+def beside_a_large_group(late_in_a_drain) -> None:
+    store = storage()
+    store.insert_many(new_job(0), ["{}"] * 3_000, Keys(group=["large"] * 3_000))
+    store.insert_many(new_job(0), ["{}"] * 50, Keys(group=[f"g{n}" for n in range(50)]))
+
+
+@pytest.mark.parametrize("ageing", [None, timedelta(hours=1)])
+def test_a_claim_in_turns_enters_the_ready_index_once_for_each_group(beside_a_large_group, vendor, ageing):
+    groups = ["", "g1", "g2", "large"]
+    if vendor == "postgresql":
+        arguments = {"worker_id": "w", "queue_name": "default", "limit": 40, "suspects": False, "lease": LEASE}
+        sql = postgresql.CLAIM_IN_TURNS if ageing is None else postgresql.CLAIM_AGED
+        plans = [plan_of(sql, arguments | {"groups": groups, "share": 10, "ageing": ageing})]
+        assert "Tid Scan on jobs_job job" in plans[0], plans[0]
+        assert re.search(r"Index Cond: .*group_key = turn", plans[0]), plans[0]
+    else:
+        with CaptureQueriesContext(connection) as queries:
+            storage().take("w", Claim("default", 40, groups=groups, ageing=ageing), LEASE)
+        plans = [plan_of(query["sql"]) for query in queries if "jobs_job" in query["sql"]]
+        assert plans
+        assert not any("TEMP B-TREE" in plan for plan in plans), plans
+    for plan in plans:
+        assert "jobs_job_ready" in plan, plan
+        assert_reads_no_whole_table(plan)
+
+
+def test_a_claim_in_turns_reads_no_more_of_a_large_group_than_its_share(beside_a_large_group, vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite does not say how many rows a statement has read")
+    arguments = {"worker_id": "w", "queue_name": "default", "limit": 40, "suspects": False, "lease": LEASE}
+    arguments |= {"groups": ["large", "g1"], "share": 20, "ageing": timedelta(hours=1)}
+    for sql in (postgresql.CLAIM_IN_TURNS, postgresql.CLAIM_AGED):
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN ANALYZE {sql}", arguments)
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        read = [float(rows) * int(loops) for rows, loops in re.findall(r"rows=([\d.]+) loops=(\d+)", plan)]
+        assert max(read) <= 50, plan
+
+
+def test_naming_the_groups_probes_the_ready_index(beside_a_large_group, vendor):
+    arguments = {"queue_name": "default", "suspects": False, "after": "a", "limit": 10}
+    sql = READY_GROUPS.format(first=">")
+    if vendor == "sqlite":
+        sql = re.sub(r"%\((\w+)\)s", r":\1", storage().spelled(sql))
+
+    plan = plan_of(sql, arguments)
+
+    assert "jobs_job_ready" in plan, plan
     assert_reads_no_whole_table(plan)
 
 

@@ -1,5 +1,6 @@
 """What a process claims: from which queues, how much of each, and when it looks again."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -18,11 +19,17 @@ class Looks:
         self.ready = [ReadyQueue(name, True, False, False, False) for name in names]
         self.pause = pause
         self.count = 0
+        self.groups = ()  # that have ready jobs
+        self.groups_named = 0
 
     def ready_queues(self):
         self.pause()
         self.count += 1
         return self.ready
+
+    def ready_groups(self, queue_name, suspects, after, limit):
+        self.groups_named += 1
+        return [name for name in self.groups if after is None or name > after][:limit]
 
 
 @pytest.fixture
@@ -227,3 +234,66 @@ def test_finding_work_makes_polls_frequent_again(clock):
     claimer.poll_next(100.0, has_found=True)
 
     assert (claimer.idle_seconds, claimer.poll_at) == (1.0, 100.0 + RESCAN_SECONDS)
+
+
+@pytest.fixture
+def grouped(clock):
+    """A claimer that knows of one queue, whose groups take turns, and the looks it takes."""
+    looks = Looks()
+    looks.ready = [ReadyQueue("a", True, False, False, False, has_groups=True)]
+    looks.groups = ("", "x", "y")
+    return claimer_of(looks), looks
+
+
+def test_of_a_queue_with_groups_each_gets_a_share_in_its_turn(clock, grouped):
+    claimer, _ = grouped
+
+    claims = [claimer.claims(room, clock.now)[0] for room in (2, 2, 500)]
+
+    assert [claim.groups for claim in claims] == [("", "x"), ("y", ""), ("x", "y", "")]
+    assert [claim.share for claim in claims] == [1, 1, 167]
+    assert not any(claim.places for claim in claims)
+
+
+def test_a_queue_whose_groups_have_nothing_left_is_left_alone(clock, grouped):
+    claimer, looks = grouped
+    everything(claimer, claimer.claims(500, clock.now), clock.now)
+
+    looks.groups = ()
+    nothing(claimer, claimer.claims(500, clock.now), clock.now)
+
+    assert claimer.claims(500, clock.now) == []
+    assert not claimer.rota.turns
+
+
+def test_groups_that_were_emptied_by_others_hide_none_that_have_more(clock, grouped):
+    claimer, looks = grouped
+    claimer.claims(2, clock.now)  # "y" is known, and its turn is next
+    looks.groups = ("z",)
+
+    stale = claimer.claims(1, clock.now)
+    nothing(claimer, stale, clock.now)
+    fresh = claimer.claims(1, clock.now)
+
+    assert [claim.groups for claim in stale + fresh] == [("y",), ("z",)]
+
+
+def test_groups_whose_jobs_are_all_locked_are_not_asked_for_again_and_again(clock, grouped):
+    claimer, looks = grouped
+
+    for _ in range(10):
+        nothing(claimer, claimer.claims(500, clock.now), clock.now)
+
+    assert looks.groups_named <= 2
+    assert claimer.next_look_at() > clock.now
+
+
+def test_where_priorities_age_a_claim_begins_behind_no_place(clock):
+    claimer = Claimer(Plan(worker_id="w1"), Looks("a"), ageing=timedelta(minutes=10))
+    everything(claimer, claimer.claims(500, clock.now), clock.now)
+
+    [claim] = claimer.claims(500, clock.now)
+
+    assert (claim.places, claim.groups, claim.ageing) == ((), ("",), timedelta(minutes=10))
+    nothing(claimer, [claim], clock.now)
+    assert claimer.claims(500, clock.now) == []
