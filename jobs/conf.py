@@ -13,6 +13,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 
 from .retries import exponential
+from .timing import Declaration
 
 
 def default_retention() -> dict[str, timedelta]:
@@ -36,6 +37,7 @@ class Options:
     annotations: str = "check"
     priority_ageing: timedelta | None = None
     unknown_task_ttl: timedelta = timedelta(hours=24)
+    schedules: Mapping[str, Declaration] = field(default_factory=dict)
     idempotency_ttl: timedelta | None = None
     retention: Mapping[str, timedelta] = field(default_factory=default_retention)
 
@@ -163,6 +165,21 @@ def retention(value: Any) -> dict[str, timedelta]:
     return known | {name: length(given) for name, given in value.items()}
 
 
+def schedules(value: Any) -> dict[str, Declaration]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"takes a dict of schedules by name, not {value!r}")
+    found = {}
+    for name, given in value.items():
+        if not isinstance(given, Mapping) or not isinstance(given.get("task"), str):
+            raise TypeError(f"takes for each schedule a dict with the path of its 'task'; {name!r} has {given!r}")
+        rest = {key: written for key, written in given.items() if key != "task"}
+        try:
+            found[name] = Declaration.of(name, given["task"], rest)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot be right for {name!r}: {error}") from None
+    return found
+
+
 def one_of(*words: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in words:
@@ -189,6 +206,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "annotations": annotations_mode,
     "priority_ageing": length_or_none,
     "unknown_task_ttl": length,
+    "schedules": schedules,
     "idempotency_ttl": length_or_none,
     "retention": retention,
 }

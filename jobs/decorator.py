@@ -11,9 +11,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import annotations, conf, payload
 from .compat import Task, task_backends
+from .timing import Declaration
 
-# Options that a later version brings. They are refused, never ignored.
-NOT_BUILT = frozenset({"schedule"})
+DECLARED: dict[str, Declaration] = {}  # the schedules of tasks, by the task's path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,8 @@ class JobTask(Task):  # type: ignore[misc]
     upgrades: Mapping[int, Callable[..., Mapping[str, Any]]] | None = field(default=None, hash=False)
     # Refuses payloads at enqueue: a callable, a class with `model_validate`, or a Django form class.
     validate: Any = None
+    # When it is enqueued by the clock: a cron expression, a length of time, or a dict as in OPTIONS["schedules"].
+    schedule: Any = field(default=None, hash=False)
     annotations: str | None = None  # what they do to arguments: "check", "convert" or "off"
     allow_secrets: tuple[str, ...] = ()  # paths in the payload that the guard against secrets leaves alone
     expires_at: datetime | None = None  # set by using(expires_after=<a datetime>)
@@ -47,6 +49,8 @@ class JobTask(Task):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.schedule is not None and self.module_path not in DECLARED:  # `using` makes copies
+            declare(self)
         Task.__post_init__(self)  # by name: super() does not work in a slots subclass
 
     def __reduce__(self) -> Any:
@@ -59,8 +63,7 @@ class JobTask(Task):  # type: ignore[misc]
         `run_after` may be a timedelta too: that long after the moment of enqueue, by the database's clock. And
         `expires_after` a datetime: the moment itself.
 
-        Raises: ImproperlyConfigured for an option of a later version; TypeError for an unknown one, or for a
-        `run_after` that is no moment.
+        Raises: TypeError for an unknown option, or for a `run_after` that is no moment.
         """
         refuse_unknown(options, PER_CALL | {"run_after"}, f"{self.name}.using()")
         changes = {name: value for name, value in options.items() if value is not None}
@@ -105,6 +108,13 @@ def annotations_of(task: Any) -> str:
     return own or str(task_backends.settings.get(task.backend, {}).get("OPTIONS", {}).get("annotations", "check"))
 
 
+def declare(task: JobTask) -> None:
+    try:
+        DECLARED[task.module_path] = Declaration.of(task.module_path, task.module_path, task.schedule)
+    except (TypeError, ValueError) as error:
+        raise wrong(task, "schedule", str(error)) from None
+
+
 DJANGO_OPTIONS = {"priority", "queue_name", "backend", "takes_context"}
 OWN_OPTIONS = {f.name for f in fields(JobTask)} - {f.name for f in fields(Task)} - {"delay", "expires_at"}
 PER_CALL = {"priority", "queue_name", "backend", "idempotency_key", "dedupe_key", "on_duplicate", "concurrency_key"}
@@ -114,8 +124,7 @@ PER_CALL |= {"group_key", "expires_after", "max_attempts", "timeout"}
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a module-level function a task. Takes Django's options and ours; see `JobTask`.
 
-    Raises: ImproperlyConfigured for a value that cannot work or an option that is not built yet; TypeError for an
-    unknown one.
+    Raises: ImproperlyConfigured for a value that cannot work; TypeError for an unknown option.
     """
     if "run_after" in options:
         raise TypeError("run_after cannot be fixed in @task; use .using(run_after=...) when enqueuing")
@@ -138,8 +147,6 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 def refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:
     for name in options:
-        if name in NOT_BUILT:
-            raise ImproperlyConfigured(f"{where}: the option {name!r} is not built yet; it would have no effect")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"

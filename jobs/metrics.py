@@ -46,6 +46,10 @@ METRICS = {
     ),
     "jobs_workers_alive": Described("gauge", (), "Worker processes that gave a sign of life within a minute."),
     "jobs_workers_stale": Described("gauge", (), "Worker processes that are listed but have been silent for longer."),
+    "jobs_schedules": Described("gauge", ("state",), "Schedules: enabled, disabled, broken (disabled by itself)."),
+    "jobs_schedules_late_seconds": Described(
+        "gauge", (), "For how long the schedule that is most overdue has been due; 0 when none is."
+    ),
     "jobs_attempts_total": Described(
         "counter",
         ("task", "queue", "outcome"),
@@ -86,6 +90,10 @@ class DatabaseCollector(Collector):
         yield gauge("jobs_leases_expired", [((), stats.expired_leases(now))])
         yield gauge("jobs_workers_alive", [((), workers.alive)])
         yield gauge("jobs_workers_stale", [((), workers.stale)])
+        schedules = stats.schedules(now)
+        states = ("enabled", "disabled", "broken")
+        yield gauge("jobs_schedules", [((state,), getattr(schedules, state)) for state in states])
+        yield gauge("jobs_schedules_late_seconds", [((), schedules.late.total_seconds())])
 
 
 class WorkerCollector(Collector):

@@ -2,11 +2,14 @@
 
 import logging
 import pkgutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
+
+from django.utils.module_loading import autodiscover_modules
 
 from . import conf, payload
 from .compat import Task
@@ -75,6 +78,21 @@ def callee(task_path: str) -> Callee | None:
         return known.setdefault(task_path, Callee.of(found))
     unknown[task_path] = time.monotonic()
     return None
+
+
+def paths() -> set[str]:
+    """Return the paths of all tasks that modules of this project define: what apps have in `tasks`, and what is loaded.
+
+    Raises: what importing an app's tasks raises.
+    """
+    autodiscover_modules("tasks")
+    found = set()
+    for module in list(sys.modules.values()):
+        for value in list(getattr(module, "__dict__", {}).values()):
+            # By its type: a lazy object would be evaluated when it is asked what it is an instance of.
+            if issubclass(type(value), Task):
+                found.add(value.module_path)
+    return found
 
 
 def forget() -> None:

@@ -35,3 +35,11 @@ class RecordState(models.TextChoices):
 
     PROCESSING = "processing", _("processing")
     DONE = "done", _("done")
+
+
+class Missed(models.TextChoices):
+    """What a schedule does about the times that came while no worker ran."""
+
+    SKIP = "skip", _("skip them")
+    ONE = "one", _("one job for all of them")
+    ALL = "all", _("a job for each, up to a hundred")

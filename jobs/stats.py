@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import connections, models, router
 
-from .models import Job, Queue, Worker
+from .models import Job, Queue, Schedule, Worker
 from .states import State
 from .storage import storage
 
@@ -21,6 +21,7 @@ MAX_GROUPS = 1_000  # of a queue, among which the oldest job is looked for
 CHUNK = 200
 # Workers write a sign of life at each heartbeat, a third of a lease: three in a row are missing by then.
 STALE_AFTER = timedelta(seconds=60)
+LATE = timedelta(seconds=60)  # a schedule that has been due for so long
 
 # Hops from one queue name to the next through the index instead of reading every entry of it.
 READY_QUEUES = """
@@ -177,6 +178,25 @@ def queues(now: datetime) -> list[QueueFigures]:
         if not of(name).paused:
             of(name).oldest = max(of(name).oldest or timedelta(), now - since)
     return [figures[name] for name in sorted(figures)][:MAX_QUEUES]
+
+
+@dataclass
+class ScheduleFigures:
+    """`late`: for how long the most overdue one has been due."""
+
+    enabled: int
+    disabled: int
+    broken: int
+    late: timedelta
+
+
+def schedules(now: datetime) -> ScheduleFigures:
+    rows = Schedule.objects.order_by()
+    broken, healthy = rows.exclude(problem=""), rows.filter(problem="")
+    first = rows.filter(next_at__isnull=False).aggregate(at=models.Min("next_at"))["at"]
+    late = max(timedelta(), now - first) if first else timedelta()
+    kinds = {"enabled": healthy.filter(enabled=True), "disabled": healthy.filter(enabled=False), "broken": broken}
+    return ScheduleFigures(late=late, **{kind: found[:MAX_COUNTED].count() for kind, found in kinds.items()})
 
 
 @dataclass

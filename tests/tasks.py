@@ -163,6 +163,11 @@ def say_or_drop(what: str) -> None:
     done.append(what)
 
 
+@task(schedule="0 3 * * *")
+def nightly() -> None:
+    pass
+
+
 @task(group_key="{tenant}")
 def for_a_tenant(tenant: str) -> str:
     return tenant

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from jobs import registry, task
 from jobs.compat import ROOT, Task
-from jobs.decorator import NOT_BUILT, JobTask
+from jobs.decorator import JobTask
 from jobs.models import Job
 from jobs.retries import exponential, fixed
 from jobs.states import State
@@ -74,14 +74,6 @@ def test_unknown_option_of_using_names_all_that_there_are():
 def test_unknown_option_of_using_names_the_nearest_right_one():
     with pytest.raises(TypeError, match=r"did you mean 'timeout'"):
         tasks.add.using(time_out=3)
-
-
-@pytest.mark.parametrize("name", sorted(NOT_BUILT))
-def test_option_of_a_later_version_is_refused_never_ignored(name):
-    with pytest.raises(ImproperlyConfigured, match=name):
-        task(**{name: "x"})(work)
-    with pytest.raises(ImproperlyConfigured, match=name):
-        tasks.add.using(**{name: "x"})
 
 
 @pytest.mark.parametrize("name", ["backoff", "max_crashes", "transactional", "schema_version", "permanent_errors"])

@@ -23,11 +23,11 @@ LAYERS = [
         "validation",
         "annotations",
     }
-    | {"decorator", "logs"},
+    | {"decorator", "logs", "timing"},
     {"models"},
     {"storage"},
     {"enqueue", "duplicates", "concurrency", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry"}
-    | {"stats", "tally"},
+    | {"stats", "tally", "schedules"},
     {"backend", "worker"},
     {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"}
     | {"pytest_plugin"},

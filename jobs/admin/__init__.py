@@ -5,6 +5,7 @@ from .errorgroup import ErrorGroupAdmin
 from .idempotency import IdempotencyRecordAdmin
 from .job import JobAdmin
 from .queue import QueueAdmin
+from .schedule import ScheduleAdmin
 from .worker import WorkerAdmin
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "IdempotencyRecordAdmin",
     "JobAdmin",
     "QueueAdmin",
+    "ScheduleAdmin",
     "WorkerAdmin",
 ]

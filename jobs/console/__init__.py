@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any, Protocol
 
-from . import cancel, dead, doctor, enqueue, listing, prune, queues, show, status
+from . import cancel, dead, doctor, enqueue, listing, prune, queues, schedules, show, status
 from .printer import Printer
 
 
@@ -26,6 +26,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "pause": queues.PAUSE,
     "resume": queues.RESUME,
     "dead": dead,
+    "schedules": schedules,
     "prune": prune,
     "enqueue": enqueue,
     "doctor": doctor,

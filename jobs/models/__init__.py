@@ -5,6 +5,7 @@ from .deadletter import DeadLetter, ErrorGroup
 from .idempotency import IdempotencyRecord
 from .job import Job
 from .queue import Queue
+from .schedule import Schedule, Tick
 from .worker import Worker
 
-__all__ = ["Attempt", "DeadLetter", "ErrorGroup", "IdempotencyRecord", "Job", "Queue", "Worker"]
+__all__ = ["Attempt", "DeadLetter", "ErrorGroup", "IdempotencyRecord", "Job", "Queue", "Schedule", "Tick", "Worker"]

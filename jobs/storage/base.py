@@ -20,7 +20,7 @@ from django.db.models.functions import Cast, Coalesce
 from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from ..leases import CLAIMED, Lease
-from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
+from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue, Schedule, Tick
 from ..outcomes import Settlement, Success
 from ..states import ENDED, WAITING, RecordState, State
 
@@ -168,13 +168,17 @@ class Renewal(NamedTuple):
 
 
 class Pulse(NamedTuple):
-    """What housekeeping needs to know at every beat. `next_due`: from now until the next scheduled job; None: none."""
+    """What housekeeping needs to know at every beat.
+
+    `next_due`, `next_tick`: from now until the next scheduled job, and until a schedule is due; None: never.
+    """
 
     promoted: int
     has_expired_leases: bool
     has_expired_jobs: bool
     has_blocked_jobs: bool
     next_due: timedelta | None
+    next_tick: timedelta | None = None
 
 
 class ReadyQueue(NamedTuple):
@@ -663,9 +667,13 @@ class Storage:
         lost = self.jobs.running().filter(lease_expires_at__lt=moment)
         first_to_expire = self.never_started().filter(expires_at__isnull=False).order_by("expires_at", "pk")
         expires_at = first_to_expire.values_list("expires_at", flat=True).first()
-        blocked = self.jobs.blocked().exists()
+        tick = self.rows(Schedule).filter(next_at__isnull=False).order_by("next_at").values_list("next_at", flat=True)
         return Pulse(
-            promoted, lost.exists(), bool(expires_at and expires_at < moment), blocked, due - moment if due else None
+            promoted,
+            lost.exists(),
+            bool(expires_at and expires_at < moment),
+            self.jobs.blocked().exists(),
+            *(then - moment if then else None for then in (due, tick.first())),
         )
 
     def never_started(self) -> Any:
@@ -708,6 +716,12 @@ class Storage:
         deleted = self.delete_jobs(old)
         past_the_old = not window or window[-1][3] > moment - min(keep.values())
         return deleted, None if past_the_old or len(window) < limit else window[-1][0]
+
+    def prune_ticks(self, limit: int, older_than: timedelta) -> int:
+        """Delete old times of schedules, but the last one of each."""
+        old = self.rows(Tick).filter(at__lt=self.now() - older_than).exclude(at=F("schedule__last_at"))
+        ids = list(old.order_by("at", "pk").values_list("pk", flat=True)[:limit])
+        return int(self.rows(Tick).filter(pk__in=ids).delete()[0])
 
     def delete_jobs(self, ids: Sequence[int]) -> int:
         """Delete ended jobs with their attempts and dead letters; never an idempotency record."""

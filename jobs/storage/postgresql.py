@@ -328,7 +328,8 @@ SELECT (SELECT count(*) FROM promoted),
     (SELECT concurrency_key FROM jobs_job WHERE state = 'ready' AND blocked
         ORDER BY concurrency_key, priority DESC, ready_at, id LIMIT 1) IS NOT NULL,
     (SELECT run_after FROM jobs_job WHERE state = 'scheduled' AND run_after > statement_timestamp()
-     ORDER BY run_after, id LIMIT 1) - statement_timestamp()
+     ORDER BY run_after, id LIMIT 1) - statement_timestamp(),
+    (SELECT next_at FROM jobs_schedule WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1) - statement_timestamp()
 """
 
 

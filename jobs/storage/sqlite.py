@@ -93,7 +93,8 @@ SELECT (SELECT run_after FROM jobs_job WHERE state = 'scheduled' ORDER BY run_af
     EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < :now),
     EXISTS (SELECT 1 FROM jobs_job
         WHERE expires_at < :now AND started_at IS NULL AND finished_at IS NULL),
-    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND blocked AND blocked = 1)
+    EXISTS (SELECT 1 FROM jobs_job WHERE state = 'ready' AND blocked AND blocked = 1),
+    (SELECT next_at FROM jobs_schedule WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1)
 """
 
 
@@ -182,18 +183,18 @@ class SQLiteStorage(Storage):
         # In a transaction that may write, though it seldom does: who cannot write must not judge who could not.
         with self.atomic():
             moment = self.now()
-            due, lost, expired, blocked = self.look(moment)
+            found = self.look(moment)
             promoted = 0
-            if due and due <= moment:
+            if found.next_due is not None and found.next_due <= timedelta():
                 promoted = self.promote(limit)
-                due, lost, expired, blocked = self.look(moment)
-        return Pulse(promoted, lost, expired, blocked, due - moment if due else None)
+                found = self.look(moment)
+        return found._replace(promoted=promoted)
 
-    def look(self, moment: datetime) -> tuple[datetime | None, bool, bool, bool]:
-        """Return when the next scheduled job is due, whether a lease has expired, or a waiting job, and whether any is
-        blocked."""
-        due, lost, expired, blocked = self.execute(PULSE, {"now": stored(moment)}).fetchone()
-        return loaded(due), bool(lost), bool(expired), bool(blocked)
+    def look(self, moment: datetime) -> Pulse:
+        """Return what a beat wants to know, with nothing promoted."""
+        due, lost, expired, blocked, tick = self.execute(PULSE, {"now": stored(moment)}).fetchone()
+        until = [None if (then := loaded(found)) is None else then - moment for found in (due, tick)]
+        return Pulse(0, bool(lost), bool(expired), bool(blocked), *until)
 
     def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
         """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""

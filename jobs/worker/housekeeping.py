@@ -14,7 +14,7 @@ from django.db import Error as DatabaseFailure
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q
 
-from .. import lifecycle
+from .. import lifecycle, schedules
 from ..concurrency import let_in
 from ..conf import Options
 from ..models import Queue, Worker
@@ -36,6 +36,7 @@ KEYS_AT_ONCE = 500  # concurrency keys that are looked at, at each beat
 SHOW_SECONDS = 20.0  # a worker silent for a minute counts as gone
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE, SMALLEST_PRUNE = 2000, 50
+KEPT_TICKS = timedelta(days=7)
 FORGET_SECONDS = 600.0
 FORGOTTEN = timedelta(hours=1)  # a worker not seen for so long leaves the list
 SOON = timedelta(seconds=5)
@@ -115,6 +116,7 @@ class Housekeeping:
         self.prune_at = time.monotonic() + 5.0
         self.pruned_to, self.prune_batch = 0, PRUNED_AT_ONCE
         self.let_in_to = ""
+        self.has_synced = False  # the rows of schedules with what code declares
         self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -176,6 +178,8 @@ class Housekeeping:
         self.settled(expired)
         if pulse.has_blocked_jobs or pulse.promoted:
             self.let_in()
+        if not self.drain:
+            pulse = self.enqueue_due(pulse)
         if now >= self.prune_at:
             self.patience.again()
             self.prune(now)
@@ -191,9 +195,8 @@ class Housekeeping:
         if pulse.promoted == PROMOTED_AT_ONCE:
             return 0.0
         longest = min(IDLE_SECONDS, 1.5 * self.options.poll_interval.total_seconds())
-        if pulse.next_due is None:
-            return longest
-        return min(longest, max(SHORTEST_SECONDS, pulse.next_due.total_seconds()))
+        due = [then.total_seconds() for then in (pulse.next_due, pulse.next_tick) if then is not None]
+        return min(longest, max(SHORTEST_SECONDS, min(due, default=longest)))
 
     def do_chores(self) -> None:
         while True:
@@ -232,6 +235,27 @@ class Housekeeping:
         keys = self.store.blocked_keys(self.let_in_to, KEYS_AT_ONCE)
         self.let_in_to = keys[-1] if len(keys) == KEYS_AT_ONCE else ""
         let_in(keys)
+
+    def enqueue_due(self, pulse: Pulse) -> Pulse:
+        """Enqueue what schedules are due for; return the pulse with the next time that this worker can do it for."""
+        if not self.has_synced:
+            self.sync()
+            return pulse._replace(next_tick=timedelta())
+        if pulse.next_tick is None or pulse.next_tick > timedelta():
+            return pulse
+        self.patience.again()
+        # What has been due is left to others, or is looked at again at the next beat.
+        return pulse._replace(next_tick=timedelta() if schedules.enqueue_due() else None)
+
+    def sync(self) -> None:
+        """Let schedules follow the code, once. Code that cannot be loaded must stop nothing else."""
+        try:
+            schedules.sync()
+        except DatabaseFailure:
+            raise
+        except Exception:
+            log.exception("schedules in code could not be read")
+        self.has_synced = True
 
     def look_at_queues(self) -> None:
         ready = self.store.ready_queues()
@@ -292,8 +316,9 @@ class Housekeeping:
         deleted, place = self.store.prune_jobs(self.pruned_to, batch, keep)
         self.patience.again()
         records = self.store.prune_records(batch)
+        ticks = self.store.prune_ticks(batch, KEPT_TICKS)
         self.prune_batch = min(PRUNED_AT_ONCE, 2 * batch)
-        deleted += records
+        deleted += records + ticks
         self.pruned_to = place or 0
         self.prune_at = now + (1.0 if place or records == batch else PRUNE_SECONDS)
         if deleted:

@@ -330,6 +330,7 @@ def test_an_answer_in_json_is_offered_wherever_something_is_printed():
         "prune": (),
         "enqueue": (GREET, "--args", '["Ada"]'),
         "doctor": (),
+        "schedules": (),
     }
 
     answers = {name: jobs(name, *words[name], "--json").out for name in SUBCOMMANDS}

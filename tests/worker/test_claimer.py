@@ -19,7 +19,7 @@ class Looks:
         self.ready = [ReadyQueue(name, True, False, False, False) for name in names]
         self.pause = pause
         self.count = 0
-        self.groups = ()  # that have ready jobs
+        self.groups: tuple[str, ...] = ()  # that have ready jobs
         self.groups_named = 0
 
     def ready_queues(self):

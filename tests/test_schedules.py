@@ -1,0 +1,340 @@
+"""The clock enqueues: each time once, whatever was missed, and what is broken disables itself."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, OperationalError, connection, transaction
+
+from jobs import schedules, stats, task
+from jobs.decorator import DECLARED
+from jobs.models import Job, Schedule, Tick
+from jobs.schedules import DEPLOY, MOST_MISSED, NOT_DECLARED, ON_TIME
+from jobs.storage import storage
+from jobs.testing import run_jobs
+from tests import tasks
+from tests.threads import at_once
+
+pytestmark = pytest.mark.django_db
+MINUTE = timedelta(minutes=1)
+ADD = "tests.tasks.add"
+
+
+def a_schedule(**fields: Any) -> Schedule:
+    values = {"name": "s", "task_path": ADD, "kwargs": {"a": 1, "b": 2}, "every": MINUTE}
+    made = Schedule(**values | fields)
+    schedules.plan(made)
+    made.save()
+    return made
+
+
+def due(ago: timedelta = timedelta(), **fields: Any) -> Schedule:
+    """A schedule that counts from a moment ago and has been due since."""
+    moment = storage().now() - ago
+    made = a_schedule(**{"starts_at": moment} | fields)
+    Schedule.objects.filter(pk=made.pk).update(next_at=moment)
+    made.refresh_from_db()
+    return made
+
+
+def ticks() -> list[Any]:
+    return list(Tick.objects.order_by("at").values_list("at", flat=True))
+
+
+def test_a_schedule_that_is_due_enqueues_its_job_and_knows_when_it_is_due_next():
+    schedule = due()
+
+    assert schedules.enqueue_due() == 1
+
+    job = Job.objects.get()
+    assert (job.task_path, job.kwargs) == (ADD, {"a": 1, "b": 2})
+    tick = Tick.objects.get()
+    assert (tick.at, tick.job_id) == (schedule.next_at, job.pk)
+    schedule.refresh_from_db()
+    assert (schedule.last_at, schedule.next_at) == (tick.at, tick.at + MINUTE)
+    assert schedules.enqueue_due() == 0
+
+
+def test_what_is_not_due_is_left_alone():
+    a_schedule()
+
+    assert schedules.enqueue_due() == 0
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize(("missed", "jobs"), [("skip", 0), ("one", 1), ("all", 3)])
+def test_times_that_came_while_no_worker_ran_are_skipped_or_made_up_for(missed, jobs):
+    schedule = due(timedelta(hours=2, minutes=30), every=timedelta(hours=1), missed=missed)
+
+    assert schedules.enqueue_due() == 1
+
+    assert Job.objects.count() == jobs
+    assert ticks() == [schedule.next_at + n * schedule.every for n in range(3)][3 - jobs :]
+    schedule.refresh_from_db()
+    assert schedule.next_at > storage().now()
+
+
+def test_a_time_that_is_a_moment_late_is_not_missed():
+    due(ON_TIME / 2, missed="skip")
+
+    schedules.enqueue_due()
+
+    assert Job.objects.count() == 1
+
+
+def test_all_that_was_missed_has_a_bound_and_the_newest_count():
+    due(timedelta(days=1), missed="all")
+
+    schedules.enqueue_due()
+
+    assert Job.objects.count() == MOST_MISSED
+    assert storage().now() - ticks()[-1] < MINUTE
+    assert ticks() == sorted(ticks())
+
+
+def test_a_time_is_enqueued_once_even_if_a_worker_believes_that_it_was_not():
+    schedule = due()
+    schedules.enqueue_due()
+    Schedule.objects.update(next_at=schedule.next_at)
+
+    schedules.enqueue_due()
+
+    assert (Job.objects.count(), Tick.objects.count()) == (1, 1)
+
+
+def test_a_time_belongs_to_one_tick():
+    schedule = due()
+    schedules.enqueue_due()
+
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Tick.objects.create(schedule=schedule, at=ticks()[0], enqueued_at=storage().now())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ten_schedulers_and_one_time_make_one_job():
+    due()
+
+    found = at_once(*[schedules.enqueue_due] * 10)
+
+    assert sum(found) == 1
+    assert (Job.objects.count(), Tick.objects.count()) == (1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_that_dies_before_its_commit_leaves_the_time_to_others(monkeypatch):
+    schedule = due()
+
+    def dies(*args: Any, **options: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Schedule, "save", dies)
+        with pytest.raises(SystemExit):
+            schedules.enqueue_due()
+    assert (Job.objects.count(), Tick.objects.count()) == (0, 0)
+
+    schedules.enqueue_due()
+
+    assert ticks() == [schedule.next_at]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"kwargs": {"nobody": 1}}, "nobody"),
+        ({"task_path": "tests.validated.formed", "kwargs": {"to": "nobody", "days": 1}}, "to: Enter a valid email"),
+        ({"every": None, "cron": "0 0 1 1 *", "time_zone": "Mars/Phobos"}, "no time zone 'Mars/Phobos'"),
+    ],
+)
+def test_a_broken_schedule_disables_itself_with_a_message_and_no_other(fields, problem):
+    broken = a_schedule(name="broken")
+    Schedule.objects.filter(pk=broken.pk).update(**fields | {"next_at": storage().now() - MINUTE})
+    due(name="good")
+
+    assert schedules.enqueue_due() == 2
+
+    broken.refresh_from_db()
+    assert problem in broken.problem
+    assert broken.next_at is None
+    assert Job.objects.count() == 1
+
+
+def test_a_database_that_fails_disables_nothing(monkeypatch):
+    schedule = due()
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage(), "insert", fails)
+        with pytest.raises(OperationalError):
+            schedules.enqueue_due()
+
+    schedule.refresh_from_db()
+    assert schedule.problem == ""
+    assert schedule.next_at is not None
+
+
+def test_a_task_that_this_worker_does_not_know_is_left_to_others_during_a_deploy():
+    schedule = due(DEPLOY / 2, task_path="tests.tasks.of_new_code")
+
+    assert schedules.enqueue_due() == 0
+    schedule.refresh_from_db()
+    assert (schedule.problem, schedule.next_at is None) == ("", False)
+
+    Schedule.objects.update(next_at=storage().now() - DEPLOY - MINUTE)
+    assert schedules.enqueue_due() == 1
+    schedule.refresh_from_db()
+    assert "tests.tasks.of_new_code" in schedule.problem
+
+
+def test_a_secret_in_an_error_is_not_kept():
+    key = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
+    schedule = due(kwargs={"a": key, "b": 1})
+
+    schedules.enqueue_due()
+
+    schedule.refresh_from_db()
+    assert schedule.problem
+    assert key not in schedule.problem
+
+
+def test_enabling_goes_on_from_now_and_disabling_stops():
+    schedule = due(timedelta(hours=1))
+
+    schedules.disable(schedule)
+    assert schedules.enqueue_due() == 0
+    schedules.enable(schedule)
+
+    schedule.refresh_from_db()
+    assert schedule.next_at > storage().now()
+    assert schedules.enqueue_due() == 0
+
+
+def test_running_now_changes_nothing_of_when_it_is_due():
+    schedule = a_schedule()
+    schedules.disable(schedule)
+
+    job_id = schedules.run_now(schedule)
+
+    assert Job.objects.get().pk == int(job_id)
+    assert Tick.objects.get().job_id == int(job_id)
+    schedule.refresh_from_db()
+    assert (schedule.enabled, schedule.next_at) == (False, None)
+    assert run_jobs() == 1
+
+
+# Declared in code
+
+
+@pytest.fixture
+def declared(monkeypatch) -> Callable[..., Any]:
+    """Declare schedules as code does, and nothing else."""
+    monkeypatch.setattr("jobs.schedules.DECLARED", found := {})
+
+    def declare(name: str, given: Any) -> None:
+        from jobs.timing import Declaration
+
+        found[name] = Declaration.of(name, ADD, given)
+
+    declare.forget = found.clear  # type: ignore[attr-defined]
+    return declare
+
+
+def test_a_task_may_say_when_it_is_enqueued():
+    assert DECLARED["tests.tasks.nightly"].cron == "0 3 * * *"
+    assert tasks.nightly.using(priority=5).schedule == "0 3 * * *"
+
+
+def test_a_task_with_a_schedule_that_cannot_be_right_is_refused_where_it_is_written():
+    with pytest.raises(ImproperlyConfigured, match=r"tests.tasks.add: schedule .*bad minute"):
+        task(tasks.add.func, schedule="99 * * * *")
+
+
+def test_rows_follow_the_code_and_keep_what_people_have_switched(declared):
+    declared("a", {"cron": "0 3 * * *", "kwargs": {"a": 1, "b": 2}})
+    schedules.sync()
+    row = Schedule.objects.get()
+    assert (row.name, row.cron, row.declared, row.task_path) == ("a", "0 3 * * *", True, ADD)
+    planned = row.next_at
+    assert planned is not None
+
+    Schedule.objects.update(next_at=planned - timedelta(days=1))
+    schedules.sync()
+    row.refresh_from_db()
+    assert row.next_at == planned - timedelta(days=1)  # a restart forgets no time that was missed
+
+    schedules.disable(row)
+    declared("a", {"every": 60})
+    schedules.sync()
+    row = Schedule.objects.get()
+    assert (row.enabled, row.next_at, row.every, row.cron) == (False, None, MINUTE, "")
+
+
+def test_a_schedule_that_no_code_declares_any_more_stops_until_some_does(declared):
+    declared("a", 60)
+    a_schedule(name="of a person")
+    schedules.sync()
+
+    declared.forget()
+    schedules.sync()
+    row = Schedule.objects.get(name="a")
+    assert (row.problem, row.next_at) == (NOT_DECLARED, None)
+    assert Schedule.objects.get(name="of a person").problem == ""
+
+    declared("a", 60)
+    schedules.sync()
+    row.refresh_from_db()
+    assert row.problem == ""
+    assert row.next_at is not None
+
+
+def test_settings_may_declare_schedules_of_any_task(settings, declared):
+    own = {"schedules": {"report": {"task": ADD, "cron": "0 6 * * *", "time_zone": "Asia/Tokyo", "missed": "skip"}}}
+    settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": own}}
+
+    schedules.sync()
+
+    row = Schedule.objects.get()
+    assert (row.name, row.time_zone, row.missed, row.declared) == ("report", "Asia/Tokyo", "skip", True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_that_start_together_declare_each_schedule_once(declared):
+    declared("a", 60)
+
+    assert at_once(*[schedules.sync] * 4) == [None] * 4
+
+    assert Schedule.objects.count() == 1
+
+
+# Housekeeping
+
+
+def test_old_times_are_pruned_but_for_the_last_of_each_schedule():
+    schedule = due(timedelta(days=30), every=timedelta(days=10), missed="all")
+    schedules.enqueue_due()
+    assert len(ticks()) == 4
+
+    assert storage().prune_ticks(100, timedelta(days=7)) == 3
+    schedule.refresh_from_db()
+    assert ticks() == [schedule.last_at]
+
+
+def test_figures_say_what_is_broken_and_late():
+    due(timedelta(minutes=5), name="late")
+    schedules.disable(a_schedule(name="off"))
+    Schedule.objects.create(name="broken", task_path=ADD, every=MINUTE, problem="why")
+
+    figures = stats.schedules(storage().now())
+
+    assert (figures.enabled, figures.disabled, figures.broken) == (1, 1, 1)
+    assert timedelta(minutes=5) <= figures.late < timedelta(minutes=6)
+
+
+def test_a_row_says_either_cron_or_every():
+    for fields in ({"cron": "* * * * *", "every": MINUTE}, {"every": None}):
+        with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor():
+            Schedule.objects.create(**{"name": "x", "task_path": ADD, "every": MINUTE} | fields)
