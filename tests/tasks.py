@@ -163,6 +163,16 @@ def say_or_drop(what: str) -> None:
     done.append(what)
 
 
+@task
+def take_event(n: int) -> int:
+    return n
+
+
+@task
+def take_whole_event(event: dict[str, Any]) -> None:
+    pass
+
+
 @task(schedule="0 3 * * *")
 def nightly() -> None:
     pass

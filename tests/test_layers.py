@@ -30,6 +30,7 @@ LAYERS = [
     | {"stats", "tally", "schedules"},
     {"backend", "worker"},
     {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"}
+    | {"webhooks"}
     | {"pytest_plugin"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

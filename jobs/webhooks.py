@@ -1,0 +1,175 @@
+"""Receives signed webhooks: a request that is what it says becomes one job, and is answered before the work is done."""
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.request import UnreadablePostError
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.csrf import csrf_exempt
+
+from .exceptions import InvalidPayload, QueueFull
+from .models import IdempotencyRecord
+from .states import RecordState
+from .storage import storage
+
+log = logging.getLogger("jobs")
+
+MOST_SIGNATURES = 10  # in one request: each is compared with one of each secret
+LONGEST_HEADER = 2000
+LONGEST_ID = 150
+SHORTEST_SECRET = 16
+TIME = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class Refused(Exception):
+    """The request is not taken: an HTTP status and what to tell the sender."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+def signed(secret: str, body: bytes, timestamp: int | None = None) -> str:
+    """Return the header for a body: `t=<unix time>,v1=<hex of HMAC-SHA256 over time, a dot and the body>`."""
+    moment = int(time.time()) if timestamp is None else timestamp
+    return f"t={moment},v1={signature(secret, str(moment), body)}"
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+@method_decorator(csrf_exempt, name="dispatch")
+class WebhookView(View):
+    """Subclass it, name the `source`, the `task` and the `secrets`, and put it into the URLs.
+
+    202: the event has become a job, or had before; 204: nobody wants it. What is refused leaves no row: 400 where it is
+    malformed or too old, 401 where no secret has signed it, 413 where it is too large; 503 with `Retry-After` where the
+    queue is full. The event's id is the job's dedupe key and its idempotency key: a sender that repeats itself causes
+    the effect once.
+    """
+
+    http_method_names: ClassVar[list[str]] = ["post"]
+
+    source = ""  # who sends: part of the keys, so that ids of two senders never meet
+    task: Any = None  # is called with what `arguments` returns
+    secrets: Sequence[str] = ()  # several while one takes the place of another
+    header = "Webhook-Signature"
+    tolerance = 300  # seconds that a request may be old, or ahead of this clock
+    max_body = 256 * 1024  # bytes
+
+    # For subclasses
+
+    def get_secrets(self) -> Sequence[str]:
+        """Return the secrets that may have signed."""
+        return self.secrets
+
+    def signatures(self, request: HttpRequest) -> tuple[str, list[str]]:
+        """Return the time and the signatures that the sender gives. Raises: Refused."""
+        given = request.headers.get(self.header, "")
+        if not given or len(given) > LONGEST_HEADER:
+            raise Refused(400, f"the header {self.header} is missing" if not given else f"{self.header} is too long")
+        parts = [part.strip().partition("=") for part in given.split(",")]
+        times = [value for name, _, value in parts if name == "t"]
+        found = [value for name, _, value in parts if name == "v1"]
+        if len(times) != 1 or not found:
+            raise Refused(400, f"{self.header} must be t=<unix time>,v1=<signature>")
+        return times[0], found
+
+    def event_id(self, event: Mapping[str, Any]) -> Any:
+        """Return what tells this event from all others of the source."""
+        return event.get("id")
+
+    def arguments(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the task's keyword arguments: references, no secrets. None: nobody wants this event."""
+        return {"event": event}
+
+    # What it does with them
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            event = self.event_of(request)
+            return self.take(event)
+        except Refused as refused:
+            log.warning("webhook refused", extra={"source": self.source, "why": refused.message})
+            return JsonResponse({"error": refused.message}, status=refused.status)
+        except QueueFull as full:
+            answer = JsonResponse({"error": "too much waits; try again later"}, status=503)
+            answer["Retry-After"] = str(max(1, round(full.retry_after)))
+            return answer
+
+    def event_of(self, request: HttpRequest) -> Mapping[str, Any]:
+        """Return what a genuine request says. Raises: Refused."""
+        body = self.body_of(request)
+        self.verify(request, body)
+        try:
+            event = json.loads(body)
+        except (ValueError, RecursionError):
+            raise Refused(400, "the body is no JSON") from None
+        if not isinstance(event, dict):
+            raise Refused(400, "the body must be a JSON object")
+        return event
+
+    def body_of(self, request: HttpRequest) -> bytes:
+        too_large = Refused(413, f"the body is larger than {self.max_body} bytes")
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if length.isdecimal() and int(length) > self.max_body:
+            raise too_large
+        try:
+            body = request.body
+        except RequestDataTooBig:
+            raise too_large from None
+        except UnreadablePostError:
+            raise Refused(400, "the body ended early") from None
+        if len(body) > self.max_body:
+            raise too_large
+        return body
+
+    def verify(self, request: HttpRequest, body: bytes) -> None:
+        """Raises: Refused, unless one of the secrets has signed this body, and lately."""
+        secrets = self.get_secrets()
+        if not self.source or not secrets or any(len(secret) < SHORTEST_SECRET for secret in secrets):
+            raise ImproperlyConfigured(
+                f"{type(self).__name__} needs a source, and secrets of at least {SHORTEST_SECRET} characters"
+            )
+        timestamp, given = self.signatures(request)
+        wanted = [signature(secret, timestamp, body).encode() for secret in secrets]
+        # Each is compared with each, whichever fits: the time tells nothing.
+        fits = [hmac.compare_digest(mine, theirs.encode()) for mine in wanted for theirs in given[:MOST_SIGNATURES]]
+        if not any(fits):
+            raise Refused(401, "no signature fits")
+        if not TIME.fullmatch(timestamp) or abs(time.time() - int(timestamp)) > self.tolerance:
+            raise Refused(400, "the request is too old, or from the future")
+
+    def take(self, event: Mapping[str, Any]) -> HttpResponse:
+        """Enqueue the event's job, unless it has one, or had one that has done its work."""
+        found = self.event_id(event)
+        if isinstance(found, bool) or not isinstance(found, str | int) or not 0 < len(str(found)) <= LONGEST_ID:
+            raise Refused(400, f"the event has no id of 1 to {LONGEST_ID} characters")
+        arguments = self.arguments(event)
+        if arguments is None:
+            return HttpResponse(status=204)
+        key = f"webhook:{self.source}:{found}"
+        if self.is_done(key):
+            return JsonResponse({"duplicate": True}, status=202)
+        # A key of a task is a format string, and what comes from outside is none.
+        literal = key.replace("{", "{{").replace("}", "}}")
+        try:
+            result = self.task.using(dedupe_key=literal, idempotency_key=literal).enqueue(**arguments)
+        except InvalidPayload as error:
+            raise Refused(400, f"the event cannot be taken: {error}") from error
+        return JsonResponse({"duplicate": bool(getattr(result, "is_duplicate", False))}, status=202)
+
+    def is_done(self, key: str) -> bool:
+        """Say whether the effect of an event has happened: then it needs no job that finds that out."""
+        record = f"{self.task.module_path}|{key}"
+        return bool(storage().rows(IdempotencyRecord).filter(key=record, state=RecordState.DONE).exists())
