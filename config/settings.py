@@ -90,6 +90,7 @@ JOBS_METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 NOTIFICATIONS = {
     "API_TOKENS": env.dict("API_TOKENS", default={}),
     "SITE_URL": env.str("SITE_URL", default=""),
+    "WEBHOOK_SECRETS": env.list("WEBHOOK_SECRETS", default=[]),
 }
 
 # Mail

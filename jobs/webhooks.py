@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -58,7 +58,7 @@ class WebhookView(View):
     the effect once.
     """
 
-    http_method_names: ClassVar[list[str]] = ["post"]
+    http_method_names = ["post"]
 
     source = ""  # who sends: part of the keys, so that ids of two senders never meet
     task: Any = None  # is called with what `arguments` returns

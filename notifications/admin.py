@@ -20,7 +20,7 @@ from jobs.states import State as JobState
 
 from . import tracking
 from .catalogue import TEMPLATES
-from .models import Email
+from .models import Email, SuppressedAddress
 from .tasks import send_email
 
 State = Email.State
@@ -32,6 +32,10 @@ LOOKS = {
     State.DEFERRED: ("◷", "scheduled"),
     State.FAILED: ("✗", "dead"),
     State.UNKNOWN: ("?", "dead"),
+    State.SUPPRESSED: ("‖", "cancelled"),
+    State.DELIVERED: ("✓", "succeeded"),
+    State.BOUNCED: ("✗", "dead"),
+    State.COMPLAINED: ("✗", "dead"),
 }
 
 
@@ -84,6 +88,14 @@ class EmailAdmin(BoundedAdmin):
         match tracking.current_state(obj):
             case State.SENT:
                 return Lead("good", _("The mail server took it %s ago.") % age(obj.sent_at or obj.updated_at))
+            case State.DELIVERED:
+                return Lead("good", _("The provider says that it has arrived."))
+            case State.BOUNCED:
+                return Lead("bad", _("It came back. If that was for good, the address gets no mail any more."))
+            case State.COMPLAINED:
+                return Lead("bad", _("The recipient called it spam. The address gets no mail any more."))
+            case State.SUPPRESSED:
+                return Lead("note", _("It was not sent: the address is suppressed. Delete that to let it have mail."))
             case State.UNKNOWN:
                 return Lead(
                     "bad", _("Nobody knows whether it went out. Ask the recipient, then answer at its dead letter.")
@@ -126,6 +138,34 @@ class EmailAdmin(BoundedAdmin):
     @admin.display(description=_("job"))
     def sent_by(self, email: Email) -> SafeString | str:
         return job_link(email.job_id)
+
+
+@admin.register(SuppressedAddress)
+class SuppressedAddressAdmin(BoundedAdmin):
+    change_list_template = "admin/jobs/change_list.html"
+    change_form_template = "admin/jobs/change_form.html"
+    list_display = ("address", "reason", "created_at")
+    list_filter = ("reason",)
+    fields = ("address", "reason", "email", "created_at")
+    ordering = ("-pk",)
+    search_fields = ("address",)
+    search_help_text = _("The whole address.")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("notifications.delete_suppressedaddress")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[SuppressedAddress], search_term: str
+    ) -> tuple[QuerySet[SuppressedAddress], bool]:
+        term = search_term.strip().lower()
+        return (queryset.filter(address=term) if term else queryset), False
+
+    def lead_of_list(self, request: HttpRequest, changelist: ChangeList) -> Lead:
+        return Lead("note", _("These get no mail any more. Delete one to let it have mail again."))
+
+    def lead_of(self, request: HttpRequest, obj: SuppressedAddress) -> Lead:
+        text = _("It gets no mail any more: %s. Delete this to let it have mail again.")
+        return Lead("note", text % obj.get_reason_display())
 
 
 def lead_of_paused() -> Lead | None:

@@ -1,11 +1,13 @@
 """The keys of the NOTIFICATIONS setting: defaults, units, and what is wrong with the ones given."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from django.conf import settings
+
+from jobs.webhooks import SHORTEST_SECRET
 
 LONGEST_REPLY_SECONDS = 10
 SHORTEST_TOKEN = 16
@@ -29,6 +31,8 @@ class Conf:
     api_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     # Largest body of a request to the HTTP API, in bytes.
     max_body: int = 16 * 1024
+    # Secrets that the mail provider's events may be signed with; several while one takes the place of another.
+    webhook_secrets: Sequence[str] = field(default=(), repr=False)
     # Scheme and host that links in mails begin with, as https://example.com; a mail that needs a link fails without.
     site_url: str = ""
 
@@ -97,6 +101,13 @@ def tokens(value: Any) -> str:
     return "has the same token for two callers" if len(set(value.values())) < len(value) else ""
 
 
+def secrets(value: Any) -> str:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(text, str) for text in value):
+        return "must be a list of secrets"
+    short = any(len(text) < SHORTEST_SECRET for text in value)
+    return f"has a secret of less than {SHORTEST_SECRET} characters" if short else ""
+
+
 READERS: dict[str, Callable[[Any], str]] = {
     "BACKOFF_BASE": seconds,
     "BACKOFF_CAP": seconds,
@@ -105,5 +116,6 @@ READERS: dict[str, Callable[[Any], str]] = {
     "API_TOKENS": tokens,
     "MAX_BODY": size,
     "SITE_URL": site,
+    "WEBHOOK_SECRETS": secrets,
 }
 assert set(READERS) == {f.name.upper() for f in fields(Conf)}

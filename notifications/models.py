@@ -28,6 +28,11 @@ class Email(models.Model):
         DEFERRED = "deferred", _("deferred")
         FAILED = "failed", _("failed")
         UNKNOWN = "unknown", _("unknown")
+        SUPPRESSED = "suppressed", _("suppressed")
+        # What the mail provider reports later.
+        DELIVERED = "delivered", _("delivered")
+        BOUNCED = "bounced", _("bounced")
+        COMPLAINED = "complained", _("complained")
 
     delivery_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     template_id = models.CharField(_("template"), max_length=100, help_text=_("Name of the template."))
@@ -46,7 +51,7 @@ class Email(models.Model):
         default=dict, blank=True, help_text=_("What the template needs to know: ids and numbers, never secrets.")
     )
     state = models.CharField(
-        max_length=8, choices=State, default=State.QUEUED, help_text=_("What was last known of the mail.")
+        max_length=10, choices=State, default=State.QUEUED, help_text=_("What was last known of the mail.")
     )
     idempotency_key = models.CharField(max_length=255, unique=True, help_text=_("One e-mail per key."))
     message_id = models.CharField(
@@ -81,6 +86,13 @@ class Email(models.Model):
             # The same, for its two filters.
             models.Index(fields=["state", "-created_at", "-delivery_id"], name="notifications_email_state"),
             models.Index(fields=["template_id", "-created_at", "-delivery_id"], name="notifications_email_template"),
+            # By either the provider's events name a mail.
+            models.Index(fields=["message_id"], name="notifications_email_message", condition=~Q(message_id="")),
+            models.Index(
+                fields=["provider_message_id"],
+                name="notifications_email_provider",
+                condition=~Q(provider_message_id=""),
+            ),
         ]
         constraints = [
             # Neither is left once the user is deleted.
@@ -98,6 +110,29 @@ class Email(models.Model):
         if self.user is None:
             return self.address
         return str(getattr(self.user, self.user.get_email_field_name(), "") or "")
+
+
+class SuppressedAddress(models.Model):
+    """An address that gets no mail any more. Deleting the row lets it have mail again."""
+
+    class Reason(models.TextChoices):
+        BOUNCED = "bounced", _("a mail to it bounced for good")
+        COMPLAINED = "complained", _("its owner called a mail spam")
+
+    address = models.EmailField(unique=True, help_text=_("In lower case."))
+    reason = models.CharField(max_length=10, choices=Reason)
+    email = models.ForeignKey(
+        Email, null=True, on_delete=models.SET_NULL, related_name="+", help_text=_("The mail that it was about.")
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name = _("suppressed address")
+        verbose_name_plural = _("suppressed addresses")
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return self.address
 
 
 class Answer(models.Model):

@@ -55,6 +55,10 @@ SAYINGS = {
     Email.State.SENT: _("Your welcome mail is sent. Look into your mailbox."),
     Email.State.DEFERRED: _("The mail server could not take your welcome mail. We try again soon."),
     Email.State.FAILED: _("Your welcome mail could not be delivered. Is the address right?"),
+    Email.State.SUPPRESSED: _("This address gets no mail from us: one came back before."),
+    Email.State.DELIVERED: _("Your welcome mail has arrived. Look into your mailbox."),
+    Email.State.BOUNCED: _("Your welcome mail came back. Is the address right?"),
+    Email.State.COMPLAINED: _("Your welcome mail has arrived, and was called spam."),
     Email.State.UNKNOWN: _("Your welcome mail was handed over, but nobody confirmed it. A person looks into it."),
 }
 

@@ -12,10 +12,10 @@ from django.core.exceptions import ValidationError
 from django.core.mail import make_msgid
 from django.core.mail.utils import DNS_NAME
 
-from jobs import PermanentError, Snooze, Uncertain, lifecycle, once, task
+from jobs import CancelJob, PermanentError, Snooze, Uncertain, lifecycle, once, task
 from jobs.retries import exponential
 
-from . import conf, tracking, transport
+from . import conf, suppression, tracking, transport
 from .exceptions import ContentRefused, RecipientRefused, TemporaryFailure
 from .models import Email
 from .rendering import rendered
@@ -55,8 +55,12 @@ def send_email(*, delivery_id: str, template_id: str) -> dict[str, Any]:
 def deliver(delivery_id: str, template_id: str) -> dict[str, Any]:
     """Render and send: what `once` guards."""
     email = wanted(delivery_id, template_id)
-    if email.state == Email.State.SENT:
+    if email.state in tracking.TAKEN:
         return what_is_known(email)
+    if suppressed := suppression.of(email.recipient):
+        reason = f"the address is suppressed: {suppressed.get_reason_display()}"
+        tracking.change(email, Email.State.SUPPRESSED, reason)
+        raise CancelJob(reason)
     try:
         email.message_id = email.message_id or new_message_id()
         message = rendered(email)

@@ -18,6 +18,8 @@ from .models import Email
 State = Email.State
 OPEN = (State.QUEUED, State.SENDING, State.DEFERRED)
 STUCK = (State.FAILED, State.UNKNOWN)
+# Taken by the mail server; a later one says more than an earlier one.
+TAKEN = (State.SENT, State.DELIVERED, State.BOUNCED, State.COMPLAINED)
 
 
 def begin(email: Email) -> None:
@@ -41,13 +43,20 @@ def change(email: Email, state: State, error: str) -> None:
 def mark_sent(delivery_id: str, result: dict[str, Any] | None) -> None:
     """Write `sent`, also when an earlier attempt sent it and died before it could say so."""
     provider = (result or {}).get("provider_message_id", "")
-    Email.objects.filter(pk=delivery_id).exclude(state=State.SENT).change(
-        state=State.SENT, sent_at=timezone.now(), provider_message_id=provider, last_error=""
-    )
+    email = Email.objects.filter(pk=delivery_id)
+    # The provider's report may have been faster.
+    email.filter(sent_at__isnull=True).change(sent_at=timezone.now(), provider_message_id=provider, last_error="")
+    email.exclude(state__in=TAKEN).change(state=State.SENT, last_error="")
 
 
 def mark_unknown(delivery_id: str, error: str) -> None:
-    Email.objects.filter(pk=delivery_id).exclude(state=State.SENT).change(state=State.UNKNOWN, last_error=error)
+    Email.objects.filter(pk=delivery_id).exclude(state__in=TAKEN).change(state=State.UNKNOWN, last_error=error)
+
+
+def report(email: Email, state: State, error: str) -> bool:
+    """Write what the provider says, unless it has said more already: reports arrive in any order, and twice."""
+    less = [known for known in State if known not in TAKEN or TAKEN.index(known) < TAKEN.index(state)]
+    return bool(Email.objects.filter(pk=email.pk, state__in=less).change(state=state, last_error=error))
 
 
 def provider_id(receipt: str) -> str:
@@ -61,6 +70,8 @@ def state_after(stored: str, job_state: str, reason: str = "") -> State:
     """Return the state of an e-mail whose row and job say this; `reason` is that of the job's last death."""
     known = State(stored)
     match job_state:
+        case _ if known in TAKEN:
+            return known
         case JobState.SUCCEEDED:
             return State.SENT
         case JobState.DEAD if known in OPEN:
@@ -97,7 +108,7 @@ def on_dead(job_id: int, reason: str, **kwargs: Any) -> None:
 
 def on_replayed(job_id: int, **kwargs: Any) -> None:
     job = Job.objects.filter(pk=job_id).first()
-    for email in Email.objects.filter(job_id=job_id).exclude(state=State.SENT):
+    for email in Email.objects.filter(job_id=job_id).exclude(state__in=TAKEN):
         if job and job.state == JobState.SUCCEEDED:
             mark_sent(str(email.pk), job.return_value)  # a person said that it happened
         else:

@@ -4,7 +4,7 @@ from django.contrib.auth.views import PasswordResetConfirmView
 from django.urls import path, reverse_lazy
 from django.views.generic import TemplateView
 
-from . import api, signup
+from . import api, events, signup
 
 app_name = "notifications"
 urlpatterns = [
@@ -23,6 +23,7 @@ urlpatterns = [
         TemplateView.as_view(template_name="notifications/password_changed.html"),
         name="password_changed",
     ),
+    path("notifications/events/", events.DeliveryEvents.as_view(), name="events"),
     path("notifications/emails/", api.emails, name="emails"),
     path("notifications/emails/<uuid:delivery_id>/", api.email, name="email"),
 ]

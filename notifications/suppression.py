@@ -1,0 +1,13 @@
+"""Addresses that get no mail any more, because one came back for good or was called spam."""
+
+from .models import Email, SuppressedAddress
+
+
+def of(address: str) -> SuppressedAddress | None:
+    return SuppressedAddress.objects.filter(address=address.lower()).first()
+
+
+def suppress(email: Email, reason: SuppressedAddress.Reason) -> None:
+    """Send nothing more to the recipient of this mail. The first reason is kept."""
+    if address := email.recipient.lower():
+        SuppressedAddress.objects.get_or_create(address=address, defaults={"reason": reason, "email": email})
