@@ -21,6 +21,16 @@ def default_retention() -> dict[str, timedelta]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueueLimits:
+    """What a queue takes. None: no limit."""
+
+    max_depth: int | None = None  # ready jobs
+    max_age: timedelta | None = None  # of the oldest ready job
+    on_full: str = "reject"  # or "defer", or "shed": reject what has a lower priority than `shed_below`
+    shed_below: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Every option with its default. A length of time may be given as a timedelta or as a number of seconds."""
 
@@ -37,6 +47,7 @@ class Options:
     annotations: str = "check"
     priority_ageing: timedelta | None = None
     unknown_task_ttl: timedelta = timedelta(hours=24)
+    queues: Mapping[str, QueueLimits] = field(default_factory=dict)
     schedules: Mapping[str, Declaration] = field(default_factory=dict)
     idempotency_ttl: timedelta | None = None
     retention: Mapping[str, timedelta] = field(default_factory=default_retention)
@@ -144,7 +155,7 @@ def count(value: Any) -> int:
 
 def size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"takes a number of bytes, not {value!r}")
+        raise TypeError(f"takes a whole number, not {value!r}")
     if value < 1:
         raise ValueError(f"must be at least 1, not {value!r}")
     return value
@@ -192,6 +203,35 @@ def one_of(*words: str) -> Callable[[Any], str]:
 annotations_mode = one_of("check", "convert", "off")
 
 
+def queue_limits(value: Any) -> dict[str, QueueLimits]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"takes a dict of limits by the name of the queue, not {value!r}")
+    found = {}
+    for name, given in value.items():
+        if not isinstance(given, Mapping):
+            raise TypeError(f"takes a dict of limits for the queue {name!r}, not {given!r}")
+        if unknown := [key for key in given if key not in LIMIT_READERS]:
+            raise ValueError(f"has for {name!r} no {unknown[0]!r}.{nearest(unknown[0], LIMIT_READERS)}")
+        try:
+            limits = {key: LIMIT_READERS[key](limit) for key, limit in given.items() if limit is not None}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"has for {name!r} a limit that {error}") from None
+        found[name] = QueueLimits(**limits)
+    return found
+
+
+def priority(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -100 <= value <= 100:
+        raise ValueError(f"must be a priority from -100 to 100, not {value!r}")
+    return value
+
+
+LIMIT_READERS: dict[str, Callable[[Any], Any]] = {
+    "max_depth": size,
+    "max_age": length,
+    "on_full": one_of("reject", "defer", "shed"),
+    "shed_below": priority,
+}
 READERS: dict[str, Callable[[Any], Any]] = {
     "lease": length,
     "heartbeat": length_or_none,
@@ -206,6 +246,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "annotations": annotations_mode,
     "priority_ageing": length_or_none,
     "unknown_task_ttl": length,
+    "queues": queue_limits,
     "schedules": schedules,
     "idempotency_ttl": length_or_none,
     "retention": retention,

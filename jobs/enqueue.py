@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
-from . import annotations, duplicates, payload, validation
+from . import annotations, duplicates, limits, payload, validation
 from .concurrency import let_in_after_commit
 from .conf import Options
 from .exceptions import InvalidPayload
@@ -113,8 +113,10 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     """Insert a job and wake workers if it is due. Transaction: joins the caller's.
 
     Outside of one the notification travels with the row: nobody waits for a second commit.
-    Raises: DuplicateJob.
+    Raises: DuplicateJob, QueueFull.
     """
+    if job.delay is None and job.run_after is None and (later := limits.admit(job.queue_name, job.priority)):
+        job = job._replace(delay=later)
     store = storage()
     if job.dedupe_key or job.concurrency_key:
         added = duplicates.add_unless_held(job, on_duplicate) if job.dedupe_key else store.insert([job])[0]
@@ -170,6 +172,9 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         return [], []
     # Each kind is made of one template, so that all have it or none.
     keys = Keys(*(kind if kind[0] else () for kind in zip(*found_keys, strict=True)))
+    if template.delay is None and template.run_after is None:
+        later = limits.admit(template.queue_name, template.priority, len(texts))
+        template = template._replace(delay=later)
     # Who is told of a duplicate may go on with the caller's transaction.
     with transaction.atomic(using=store.alias, savepoint=bool(keys.dedupe)):
         if keys.dedupe:
@@ -221,8 +226,8 @@ def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[A
 
     Shape: a sequence that makes each result when it is asked for.
 
-    Raises: InvalidPayload, or with on_duplicate="raise" DuplicateJob, for the first one that cannot be enqueued; then
-    none is.
+    Raises: InvalidPayload, or with on_duplicate="raise" DuplicateJob, for the first one that cannot be enqueued, or
+    QueueFull where there is no room for all of them; then none is.
     Transaction: joins the caller's, or opens one for all of them.
     """
     backend = task.get_backend()

@@ -9,6 +9,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from . import conf, registry
 from .decorator import DECLARED
+from .exceptions import QueueFull
 from .models import Schedule, Tick
 from .secrets import redacted_text
 from .states import Missed
@@ -145,6 +146,9 @@ def look_after(schedule: Schedule, moment: datetime) -> bool:
                 enqueue_tick(schedule, task, tick)
     except (OperationalError, InterfaceError):
         raise  # the database's, not the schedule's
+    except QueueFull as full:
+        log.warning("schedule waits for room", extra={"schedule": schedule.name, "queue": full.queue})
+        return False
     except Exception as error:
         give_up(schedule, f"{type(error).__name__}: {redacted_text(str(error))}")
     else:

@@ -43,3 +43,11 @@ class Missed(models.TextChoices):
     SKIP = "skip", _("skip them")
     ONE = "one", _("one job for all of them")
     ALL = "all", _("a job for each, up to a hundred")
+
+
+class OnFull(models.TextChoices):
+    """What a full queue does to jobs that come."""
+
+    REJECT = "reject", _("refuse them")
+    DEFER = "defer", _("let them wait until later")
+    SHED = "shed", _("refuse those of low priority")

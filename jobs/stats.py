@@ -35,6 +35,8 @@ WITH RECURSIVE names(name) AS (
 )
 """
 
+ONE_QUEUE = "WITH RECURSIVE named(name) AS (SELECT CAST(%s AS VARCHAR(100)))"
+
 READY_COUNTS = (
     READY_QUEUES
     + """
@@ -88,6 +90,12 @@ SELECT name, MIN((
 FROM runs WHERE runs.priority IS NOT NULL GROUP BY name
 """
 )
+
+DEPTH = """
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM {jobs} WHERE state = 'ready' AND NOT blocked AND queue_name = %s LIMIT %s
+) AS counted
+"""
 
 # How many of the first `max_counted` jobs in the state each queue has, and when the first of them is due.
 FIRST_ONES = """
@@ -178,6 +186,16 @@ def queues(now: datetime) -> list[QueueFigures]:
         if not of(name).paused:
             of(name).oldest = max(of(name).oldest or timedelta(), now - since)
     return [figures[name] for name in sorted(figures)][:MAX_QUEUES]
+
+
+def depth_of(queue_name: str, most: int) -> tuple[int, timedelta]:
+    """Return how many jobs of a queue are ready, counted up to `most`, and how long the oldest of them has waited."""
+    with connections[alias()].cursor() as cursor:
+        cursor.execute(filled(DEPTH), [queue_name, most])
+        depth = cursor.fetchone()[0]
+        cursor.execute(filled(OLDEST_READY.replace(READY_QUEUES, ONE_QUEUE)), [queue_name])
+        found = cursor.fetchone()
+    return depth, max(timedelta(), storage().now() - moment(found[1])) if found else timedelta()
 
 
 @dataclass

@@ -27,10 +27,10 @@ LAYERS = [
     {"models"},
     {"storage"},
     {"enqueue", "duplicates", "concurrency", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry"}
-    | {"stats", "tally", "schedules"},
+    | {"stats", "tally", "schedules", "limits"},
     {"backend", "worker"},
     {"admin", "management", "console", "views", "urls", "metrics", "health", "checks", "testing", "apps"}
-    | {"webhooks"}
+    | {"webhooks", "middleware"}
     | {"pytest_plugin"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

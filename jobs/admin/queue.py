@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -30,6 +30,9 @@ PAUSE = Operation(
 RESUME = Operation(verb=_("Resume"), done=_("Resumed"), effect=_("Workers claim from it again at once."))
 
 
+LIMITS = ["max_depth", "max_age", "on_full", "shed_below"]
+
+
 class QueueList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -41,11 +44,15 @@ class QueueList(ChangeList):
 @admin.register(Queue)
 class QueueAdmin(ConfirmingAdmin):
     list_display = ["name", "is_open", "paused_reason", "scheduled", "ready", "running", "dead", "oldest"]
-    fields = ["name", "is_open", "paused_reason", "paused_at"]
-    readonly_fields = ["is_open"]
+    fields = ["name", "is_open", "paused_reason", "paused_at", *LIMITS]
+    readonly_fields = ["name", "is_open", "paused_reason", "paused_at"]
     ordering = ["name"]
     actions = ["pause", "resume"]
     object_actions = {"pause": "pause", "resume": "resume"}
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        # Of its limits: all else on the page is for reading.
+        return request.user.has_perm("jobs.change_queue")
 
     def has_pause_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_queue")

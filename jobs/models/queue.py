@@ -1,7 +1,10 @@
 """A queue that somebody has something to say about; one without a row has the defaults."""
 
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+
+from ..states import OnFull
 
 
 class Queue(models.Model):
@@ -12,7 +15,25 @@ class Queue(models.Model):
     max_running = models.PositiveIntegerField(null=True, blank=True, help_text=_("Not built yet."))
     rate_limit = models.PositiveIntegerField(null=True, blank=True, help_text=_("Not built yet."))
     rate_period = models.DurationField(null=True, blank=True, help_text=_("Not built yet."))
-    max_depth = models.PositiveIntegerField(null=True, blank=True, help_text=_("Not built yet."))
+    max_depth = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("So many ready jobs are enough: then it is full. Empty: as the settings say."),
+    )
+    max_age = models.DurationField(
+        null=True, blank=True, help_text=_("Full, too, when its oldest ready job has waited so long.")
+    )
+    on_full = models.CharField(
+        max_length=6,
+        blank=True,
+        default="",
+        choices=OnFull,
+        help_text=_("What becomes of jobs that are enqueued while it is full. Empty: as the settings say."),
+    )
+    shed_below = models.SmallIntegerField(
+        null=True, blank=True, help_text=_("With shed: jobs of this priority or a higher one are let in all the same.")
+    )
 
     class Meta:
         verbose_name = _("queue")

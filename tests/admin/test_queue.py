@@ -132,3 +132,31 @@ def test_a_workers_page_says_whether_it_lives(silent_for, level, admin_client):
     worker = a_worker(silent_for)
 
     assert admin_client.get(reverse("admin:jobs_worker_change", args=[worker.pk])).context["lead"].level == level
+
+
+def test_limits_are_set_where_the_queue_is_shown(admin_client):
+    queue = Queue.objects.create(name="default")
+    url = reverse("admin:jobs_queue_change", args=[queue.pk])
+
+    admin_client.post(url, {"max_depth": "1000", "max_age": "00:10:00", "on_full": "shed", "shed_below": "5"})
+
+    queue.refresh_from_db()
+    assert (queue.max_depth, queue.max_age, queue.on_full, queue.shed_below) == (
+        1000,
+        timedelta(minutes=10),
+        "shed",
+        5,
+    )
+    assert admin_client.post(url, {"max_depth": "0"}).status_code == 200
+    queue.refresh_from_db()
+    assert queue.max_depth == 1000
+
+
+def test_who_may_only_look_changes_no_limits(staff):
+    queue = Queue.objects.create(name="default")
+    url = reverse("admin:jobs_queue_change", args=[queue.pk])
+
+    assert staff("view_queue").post(url, {"max_depth": "5"}).status_code == 403
+    assert staff("view_queue", "change_queue").post(url, {"name": "x", "paused": "on"}).status_code == 302
+    queue.refresh_from_db()
+    assert (queue.name, queue.paused) == ("default", False)

@@ -1,0 +1,125 @@
+"""Back-pressure: what a queue takes before it says that it is full, known to each process without asking each time."""
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from django.core.signals import setting_changed
+from django.db.models import Q
+from django.dispatch import receiver
+
+from . import conf, stats
+from .conf import QueueLimits
+from .exceptions import QueueFull
+from .models import Queue
+from .storage import storage
+
+FRESH_SECONDS = 1.0  # how old what a process knows of a queue, and of the admin's limits, may be
+FULL_SECONDS = 0.1  # the same of a queue that was full
+PORTION = 4  # a process that has added a quarter of what was free looks again
+SHORTEST, LONGEST = 1.0, 60.0  # seconds until whoever was refused should try again
+
+
+@dataclass
+class Gauge:
+    """What a process knows of one queue. Units: seconds, monotonic moments."""
+
+    depth: int
+    oldest: float
+    read_at: float
+    added: int = 0  # by this process since
+
+    def is_stale(self, limits: QueueLimits, now: float) -> bool:
+        if self.excess(limits):
+            return now - self.read_at >= FULL_SECONDS
+        free = limits.max_depth - self.depth if limits.max_depth is not None else float("inf")
+        return now - self.read_at >= FRESH_SECONDS or self.added > free / PORTION
+
+    def excess(self, limits: QueueLimits, more: int = 1) -> bool:
+        """Say whether so many jobs more would be too many, or the queue is too slow for any."""
+        too_deep = limits.max_depth is not None and self.depth + self.added + more > limits.max_depth
+        return too_deep or (limits.max_age is not None and self.oldest > limits.max_age.total_seconds())
+
+
+class Door:
+    """Lets jobs into queues, or not. Threads: shared; one of them looks, the others go by what is known."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.gauges: dict[str, Gauge] = {}
+        self.rows: dict[str, QueueLimits] = {}
+        self.rows_read_at = float("-inf")
+
+    def limits_of(self, queue_name: str) -> QueueLimits | None:
+        """Return the limits of a queue, as the settings say and the admin, whose word counts; None: it has none."""
+        # A test that counts queries is not to find another one now and then.
+        if time.monotonic() - self.rows_read_at >= FRESH_SECONDS and not in_test_case():
+            self.read_rows()
+        return self.rows.get(queue_name) or conf.options().queues.get(queue_name)
+
+    def read_rows(self) -> None:
+        self.rows_read_at = time.monotonic()
+        limited = Q(max_depth__isnull=False) | Q(max_age__isnull=False)
+        defaults = conf.options().queues
+        self.rows = {
+            row.name: written_over(defaults.get(row.name, QueueLimits()), row)
+            for row in storage().rows(Queue).filter(limited)
+        }
+
+    def gauge(self, queue_name: str, limits: QueueLimits) -> Gauge:
+        now = time.monotonic()
+        known = self.gauges.get(queue_name)
+        if known is not None and not known.is_stale(limits, now) and not in_test_case():
+            return known
+        # Who comes while another looks goes by what is known.
+        if not self.lock.acquire(blocking=known is None):
+            return known  # type: ignore[return-value]
+        try:
+            depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
+            self.gauges[queue_name] = found = Gauge(depth, oldest.total_seconds(), now)
+            return found
+        finally:
+            self.lock.release()
+
+    def admit(self, queue_name: str, priority: int, jobs: int = 1) -> timedelta | None:
+        """Let jobs in that are due now; return how much later they are to run, where a full queue defers them.
+
+        Raises: QueueFull where it refuses them.
+        """
+        limits = self.limits_of(queue_name)
+        if limits is None or (limits.max_depth is None and limits.max_age is None):
+            return None
+        gauge = self.gauge(queue_name, limits)
+        if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
+            gauge.added += jobs
+            return None
+        wait = min(LONGEST, max(SHORTEST, gauge.oldest / 10))
+        if limits.on_full == "defer":
+            return timedelta(seconds=wait)
+        raise QueueFull(queue_name, gauge.depth + gauge.added, wait)
+
+    def forget(self) -> None:
+        self.gauges.clear()
+        self.rows_read_at = float("-inf")
+
+
+def written_over(limits: QueueLimits, row: Queue) -> QueueLimits:
+    """Return limits with what a person has written into the queue's row."""
+    written = {name: getattr(row, name) for name in ("max_depth", "max_age", "on_full", "shed_below")}
+    return replace(limits, **{name: value for name, value in written.items() if value not in (None, "")})
+
+
+def in_test_case() -> bool:
+    """Say whether a test case's own transaction is open, which takes back what it knew of."""
+    return any(block._from_testcase for block in storage().connection.atomic_blocks)
+
+
+door = Door()
+admit, forget = door.admit, door.forget
+
+
+@receiver(setting_changed)
+def forget_limits(*, setting: str, **kwargs: object) -> None:
+    if setting in ("TASKS", "DATABASES"):
+        forget()

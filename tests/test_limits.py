@@ -1,0 +1,256 @@
+"""Back-pressure: a full queue refuses, defers or sheds, loses nothing that it has taken, and asks seldom."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import F
+from django.http import HttpResponse
+from django.test import RequestFactory
+from django.test.utils import CaptureQueriesContext
+
+from jobs import QueueFull, enqueue_many, limits, schedules, stats
+from jobs.middleware import QueueFullMiddleware
+from jobs.models import Job, Queue
+from jobs.states import State
+from jobs.testing import run_jobs
+from tests import tasks
+from tests.test_schedules import due
+from tests.threads import at_once
+
+pytestmark = pytest.mark.django_db
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def limit(settings):
+    """Set limits of the queue `default`, as the settings do."""
+
+    def set_limits(**given: Any) -> None:
+        own = {"queues": {"default": given}}
+        settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": own}}
+
+    yield set_limits
+    limits.forget()
+
+
+def fill(jobs: int = 3) -> None:
+    for n in range(jobs):
+        tasks.add.enqueue(n, 0)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(limit):
+    limit(max_depth=3)
+    fill()
+
+    with pytest.raises(QueueFull) as refused:
+        tasks.add.enqueue(1, 2)
+
+    assert (refused.value.queue, refused.value.depth) == ("default", 3)
+    assert 1 <= refused.value.retry_after <= 60
+    assert Job.objects.count() == 3
+
+
+def test_there_is_room_again_once_jobs_have_run(limit):
+    limit(max_depth=3)
+    fill()
+
+    run_jobs(max_jobs=1)
+
+    tasks.add.enqueue(1, 2)
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+
+
+def test_many_are_let_in_all_or_none(limit):
+    limit(max_depth=3)
+
+    with pytest.raises(QueueFull):
+        enqueue_many(tasks.add, [{"a": n, "b": 0} for n in range(4)])
+    assert not Job.objects.exists()
+
+    enqueue_many(tasks.add, [{"a": n, "b": 0} for n in range(3)])
+    assert Job.objects.count() == 3
+
+
+def test_a_queue_whose_oldest_job_waits_too_long_is_full(limit):
+    limit(max_age=10 * MINUTE)
+    fill(1)
+    Job.objects.update(ready_at=F("ready_at") - 20 * MINUTE)
+
+    with pytest.raises(QueueFull) as refused:
+        tasks.add.enqueue(1, 2)
+
+    assert refused.value.retry_after == 60
+
+
+def test_what_is_due_later_and_other_queues_are_not_held_up(limit):
+    limit(max_depth=1)
+    fill(1)
+
+    tasks.add.using(run_after=MINUTE).enqueue(1, 2)
+    tasks.add.using(queue_name="email").enqueue(1, 2)
+
+    assert Job.objects.count() == 3
+
+
+def test_a_full_queue_may_put_jobs_off(limit):
+    limit(max_depth=1, on_full="defer")
+    fill(2)
+
+    assert list(Job.objects.order_by("pk").values_list("state", flat=True)) == [State.READY, State.SCHEDULED]
+    assert run_jobs() == 1
+    assert run_jobs(advance=True) == 1
+
+
+def test_a_full_queue_may_shed_what_has_a_low_priority(limit):
+    limit(max_depth=1, on_full="shed", shed_below=5)
+    fill(1)
+
+    tasks.add.using(priority=5).enqueue(1, 2)
+    with pytest.raises(QueueFull):
+        tasks.add.using(priority=4).enqueue(1, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_admin_s_word_counts_more_than_the_settings_and_within_a_second(limit, monkeypatch):
+    limit(max_depth=1, on_full="defer")
+    Queue.objects.create(name="default", max_depth=2, on_full="reject")
+    limits.forget()
+    fill(2)
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+
+    Queue.objects.update(max_depth=None, on_full="")
+    monkeypatch.setattr(limits.door, "rows_read_at", limits.door.rows_read_at - limits.FRESH_SECONDS)
+
+    tasks.add.enqueue(1, 2)
+    assert Job.objects.latest("pk").state == State.SCHEDULED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_admin_limits_a_queue_that_the_settings_do_not_name():
+    Queue.objects.create(name="default", max_depth=1)
+    limits.forget()
+    fill(1)
+
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+    Queue.objects.all().delete()
+    limits.forget()
+
+
+def queries_of(jobs: int) -> list[str]:
+    with CaptureQueriesContext(connection) as queries:
+        fill(jobs)
+    return [query["sql"] for query in queries if not query["sql"].lstrip().startswith(("INSERT", "BEGIN", "COMMIT"))]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_known_of_a_queue_is_used_for_a_while(limit, monkeypatch):
+    monkeypatch.setattr("jobs.wake.last_sent", {"default": float("inf")})
+    limit(max_depth=1_000)
+    fill(1)
+
+    assert queries_of(50) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_queue_without_limits_costs_one_look_a_second_at_most(monkeypatch):
+    monkeypatch.setattr("jobs.wake.last_sent", {"default": float("inf")})
+    limits.forget()
+
+    assert len(queries_of(50)) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_has_added_a_quarter_of_the_room_looks_again(limit, monkeypatch):
+    monkeypatch.setattr("jobs.wake.last_sent", {"default": float("inf")})
+    limit(max_depth=100)
+    looks = []
+    depth_of = stats.depth_of
+    monkeypatch.setattr("jobs.stats.depth_of", lambda *asked: looks.append(asked) or depth_of(*asked))
+
+    fill(26)
+    assert len(looks) == 1
+    fill(1)
+    assert len(looks) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_producers_at_once_go_over_the_limit_by_no_more_than_they_are(limit):
+    limit(max_depth=20)
+
+    def produce() -> int:
+        added = 0
+        for n in range(20):
+            try:
+                tasks.add.enqueue(n, 0)
+                added += 1
+            except QueueFull:
+                pass
+        return added
+
+    accepted = sum(at_once(*[produce] * 4))
+
+    assert accepted == Job.objects.count()
+    assert 20 <= accepted <= 24
+
+
+def test_a_schedule_waits_for_room_and_is_not_broken(limit):
+    limit(max_depth=1)
+    fill(1)
+    schedule = due()
+
+    assert schedules.enqueue_due() == 0
+    schedule.refresh_from_db()
+    assert schedule.problem == ""
+
+    run_jobs()
+    assert schedules.enqueue_due() == 1
+    assert Job.objects.latest("pk").state == State.READY
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"default": {"max_dept": 1}}, "Did you mean 'max_depth'"),
+        ({"default": {"max_depth": 0}}, "at least 1"),
+        ({"default": {"on_full": "panic"}}, "'reject', 'defer' or 'shed'"),
+        ({"default": {"shed_below": 200}}, "-100 to 100"),
+        ({"default": 5}, "dict of limits"),
+        ([], "dict of limits"),
+    ],
+)
+def test_limits_that_cannot_be_right_are_named(given, problem):
+    from jobs.conf import problems_of
+
+    [found] = problems_of({"queues": given})
+
+    assert problem in found
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_depth_and_the_age_of_one_queue(count):
+    fill(count)
+    tasks.add.using(queue_name="email").enqueue(1, 2)
+    Job.objects.filter(args=[1, 0]).update(ready_at=F("ready_at") - MINUTE)
+
+    depth, oldest = stats.depth_of("default", 2)
+
+    assert depth == min(count, 2)
+    assert MINUTE <= oldest < 2 * MINUTE if count else oldest == timedelta()
+
+
+def test_the_middleware_answers_503_for_a_full_queue_and_leaves_other_errors_alone():
+    middleware = QueueFullMiddleware(lambda request: HttpResponse())
+    request = RequestFactory().get("/")
+
+    answer = middleware.process_exception(request, QueueFull("email", 7, 2.6))
+
+    assert answer is not None
+    assert (answer.status_code, answer["Retry-After"]) == (503, "3")
+    assert "try again in 3 s" in answer.content.decode()
+    assert middleware.process_exception(request, ValueError()) is None
+    assert middleware(request).status_code == 200
