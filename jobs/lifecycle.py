@@ -20,7 +20,7 @@ from .leases import Lease, Remains
 from .models import DeadLetter, IdempotencyRecord, Job, Queue
 from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
 from .states import WAITING, Reason, RecordState, State
-from .storage import storage
+from .storage import ANY_QUEUE, storage
 from .verdicts import expiry, judge, settlement
 from .wake import wake
 
@@ -194,7 +194,7 @@ def replay_one(letter: DeadLetter, by: str, happened: bool | None) -> None:
             raise Skipped("its job is no longer dead")
         store.rows(DeadLetter).filter(pk=letter.pk).update(replayed_at=moment, replayed_by=by[:255])
         if not happened:
-            wake(job.queue_name)
+            wake(ANY_QUEUE if job.group_key else job.queue_name)
             let_in_after_commit([job.concurrency_key])
     sender = type(task_backends[job.backend]) if job.backend in task_backends.settings else None
     signals.job_replayed.send_robust(sender, job_id=job.pk, task_path=job.task_path, queue_name=job.queue_name, by=by)

@@ -17,7 +17,7 @@ from .storage import storage
 
 MAX_COUNTED = 10_000
 MAX_QUEUES = 200
-MAX_GROUPS = 1_000  # of a queue, among which the oldest job is looked for
+MAX_GROUPS = 200  # of a queue, among which the oldest job is looked for
 CHUNK = 200
 # Workers write a sign of life at each heartbeat, a third of a lease: three in a row are missing by then.
 STALE_AFTER = timedelta(seconds=60)

@@ -70,7 +70,10 @@ class Every:
 
     def after(self, moment: datetime) -> datetime | None:
         rounds = (moment - self.starts_at) // self.length + 1
-        return self.starts_at + max(0, rounds) * self.length
+        try:
+            return self.starts_at + max(0, rounds) * self.length
+        except OverflowError:  # beyond the end of the calendar
+            return None
 
     def __str__(self) -> str:
         return f"every {self.length}"
@@ -117,6 +120,7 @@ def between(timing: Timing, since: datetime, until: datetime) -> list[datetime]:
     return found
 
 
+LONGEST = {"name": 255, "task_path": 255, "cron": 100, "time_zone": 64}
 WRITTEN = ("cron", "time_zone", "every", "starts_at", "missed", "kwargs")
 
 
@@ -134,6 +138,9 @@ class Declaration:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, most in LONGEST.items():
+            if not isinstance(getattr(self, name), str) or len(getattr(self, name)) > most:
+                raise ValueError(f"{name} must be text of at most {most} characters")
         timing_of(self)
         if self.missed not in Missed.values:
             raise ValueError(f"missed must be one of {', '.join(Missed.values)}, not {self.missed!r}")
@@ -141,8 +148,11 @@ class Declaration:
             raise TypeError(f"kwargs takes a dict of keyword arguments, not {self.kwargs!r}")
         if self.starts_at and timezone.is_naive(self.starts_at):
             raise ValueError("starts_at must have a time zone")
+        text = json.dumps(dict(self.kwargs), allow_nan=False)
+        if "\\u0000" in text:
+            raise ValueError("kwargs hold a character that no database can: NUL")
         # As the row will hold them.
-        object.__setattr__(self, "kwargs", json.loads(json.dumps(dict(self.kwargs))))
+        object.__setattr__(self, "kwargs", json.loads(text))
 
     @classmethod
     def of(cls, name: str, task_path: str, given: Any) -> "Declaration":

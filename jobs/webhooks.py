@@ -12,11 +12,10 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
-from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from .exceptions import InvalidPayload, QueueFull
+from .exceptions import DuplicateJob, InvalidPayload, QueueFull
 from .models import IdempotencyRecord
 from .states import RecordState
 from .storage import storage
@@ -48,7 +47,6 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-@method_decorator(csrf_exempt, name="dispatch")
 class WebhookView(View):
     """Subclass it, name the `source`, the `task` and the `secrets`, and put it into the URLs.
 
@@ -66,6 +64,11 @@ class WebhookView(View):
     header = "Webhook-Signature"
     tolerance = 300  # seconds that a request may be old, or ahead of this clock
     max_body = 256 * 1024  # bytes
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        # Here and not on `dispatch`, which a subclass may have its own of.
+        return csrf_exempt(super().as_view(**initkwargs))
 
     # For subclasses
 
@@ -153,18 +156,21 @@ class WebhookView(View):
     def take(self, event: Mapping[str, Any]) -> HttpResponse:
         """Enqueue the event's job, unless it has one, or had one that has done its work."""
         found = self.event_id(event)
-        if isinstance(found, bool) or not isinstance(found, str | int) or not 0 < len(str(found)) <= LONGEST_ID:
-            raise Refused(400, f"the event has no id of 1 to {LONGEST_ID} characters")
+        text = str(found) if isinstance(found, str | int) and not isinstance(found, bool) else ""
+        if not 0 < len(text) <= LONGEST_ID or not text.isprintable():
+            raise Refused(400, f"the event has no id of 1 to {LONGEST_ID} printable characters")
         arguments = self.arguments(event)
         if arguments is None:
             return HttpResponse(status=204)
-        key = f"webhook:{self.source}:{found}"
+        key = f"webhook:{self.source}:{text}"
         if self.is_done(key):
             return JsonResponse({"duplicate": True}, status=202)
         # A key of a task is a format string, and what comes from outside is none.
         literal = key.replace("{", "{{").replace("}", "}}")
         try:
             result = self.task.using(dedupe_key=literal, idempotency_key=literal).enqueue(**arguments)
+        except DuplicateJob:
+            return JsonResponse({"duplicate": True}, status=202)
         except InvalidPayload as error:
             raise Refused(400, f"the event cannot be taken: {error}") from error
         return JsonResponse({"duplicate": bool(getattr(result, "is_duplicate", False))}, status=202)

@@ -23,7 +23,7 @@ STATES = {
 SAID = {
     ("delivered", False): "",
     ("delivered", True): "",
-    ("bounced", False): "it came back; the address may work later",
+    ("bounced", False): tracking.MAY_WORK_LATER,
     ("bounced", True): "it came back for good",
     ("complained", False): "the recipient called it spam",
     ("complained", True): "the recipient called it spam",
@@ -33,10 +33,11 @@ LOOKS = 4  # for a mail whose row may not say yet what the provider calls it
 LONGEST = 255
 
 
-@task(max_attempts=LOOKS + 3, takes_context=True, transactional=True)
+# What the server calls a mail may look like the number of a card.
+@task(max_attempts=LOOKS + 3, takes_context=True, transactional=True, allow_secrets=("message_id",))
 def record_event(context: Any, *, message_id: str, kind: str, permanent: bool) -> str:
     """Write what the provider said of one mail, and suppress its address where that was final."""
-    email = Email.objects.filter(named(message_id)).first()
+    email = Email.objects.filter(named(message_id)).order_by("-created_at").first()
     if email is None:
         if context.attempt < LOOKS:
             raise RetryLater(TOO_EARLY_SECONDS, "no e-mail has this id yet")
@@ -79,7 +80,7 @@ class DeliveryEvents(WebhookView):
 
     def arguments(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
         kind = event.get("type")
-        if kind not in STATES:
+        if not isinstance(kind, str) or kind not in STATES:
             return None
         message_id, permanent = event.get("message_id"), event.get("permanent", False)
         if not isinstance(message_id, str) or not 0 < len(message_id.strip("<>")) <= LONGEST:

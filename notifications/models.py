@@ -64,6 +64,9 @@ class Email(models.Model):
     provider_message_id = models.CharField(
         max_length=255, blank=True, default="", help_text=_("What the mail server called it when it took it.")
     )
+    sent_to = models.EmailField(
+        blank=True, default="", db_default="", help_text=_("The address of the last attempt: a user's may change.")
+    )
     attempts = models.PositiveIntegerField(default=0, help_text=_("Times that sending began."))
     last_error = models.TextField(blank=True, default="", help_text=_("Why the last attempt failed."))
     job = models.ForeignKey(

@@ -8,6 +8,6 @@ def of(address: str) -> SuppressedAddress | None:
 
 
 def suppress(email: Email, reason: SuppressedAddress.Reason) -> None:
-    """Send nothing more to the recipient of this mail. The first reason is kept."""
-    if address := email.recipient.lower():
+    """Send nothing more to where this mail went. The first reason is kept."""
+    if address := email.sent_to.lower():
         SuppressedAddress.objects.get_or_create(address=address, defaults={"reason": reason, "email": email})

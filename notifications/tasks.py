@@ -67,7 +67,8 @@ def deliver(delivery_id: str, template_id: str) -> dict[str, Any]:
     except PermanentError as error:
         tracking.change(email, Email.State.FAILED, str(error))
         raise
-    tracking.begin(email)
+    if not tracking.begin(email):
+        return what_is_known(email)
     try:
         receipt = transport.send(message)
     except Exception as error:

@@ -6,6 +6,7 @@ A signal can be lost with the process that sends it, so readers ask `current_sta
 import re
 from typing import Any
 
+from django.db.models import Q
 from django.utils import timezone
 
 from jobs.models import Job
@@ -20,15 +21,20 @@ OPEN = (State.QUEUED, State.SENDING, State.DEFERRED)
 STUCK = (State.FAILED, State.UNKNOWN)
 # Taken by the mail server; a later one says more than an earlier one.
 TAKEN = (State.SENT, State.DELIVERED, State.BOUNCED, State.COMPLAINED)
+MAY_WORK_LATER = "it came back; the address may work later"
 
 
-def begin(email: Email) -> None:
-    """Commit `sending` before the dialogue: whoever finds it there later knows that the mail may be out."""
+def begin(email: Email) -> bool:
+    """Commit `sending` before the dialogue: whoever finds it there later knows that the mail may be out.
+
+    Return False where the provider has said meanwhile that it has the mail, of an attempt whose end nobody saw.
+    """
     email.attempts += 1
     email.state = State.SENDING
-    Email.objects.filter(pk=email.pk).change(
-        state=email.state, attempts=email.attempts, message_id=email.message_id, last_error=""
-    )
+    email.sent_to = email.recipient
+    begun = Email.objects.filter(pk=email.pk).exclude(state__in=TAKEN)
+    changes = {"state": email.state, "attempts": email.attempts, "message_id": email.message_id}
+    return bool(begun.change(**changes, sent_to=email.sent_to, last_error=""))
 
 
 def end(email: Email, state: State, error: str) -> None:
@@ -37,7 +43,8 @@ def end(email: Email, state: State, error: str) -> None:
 
 
 def change(email: Email, state: State, error: str) -> None:
-    Email.objects.filter(pk=email.pk).change(state=state, last_error=error)
+    """Write a state, unless the row has another one by now than the caller has seen."""
+    Email.objects.filter(pk=email.pk, state=email.state).change(state=state, last_error=error)
 
 
 def mark_sent(delivery_id: str, result: dict[str, Any] | None) -> None:
@@ -45,7 +52,7 @@ def mark_sent(delivery_id: str, result: dict[str, Any] | None) -> None:
     provider = (result or {}).get("provider_message_id", "")
     email = Email.objects.filter(pk=delivery_id)
     # The provider's report may have been faster.
-    email.filter(sent_at__isnull=True).change(sent_at=timezone.now(), provider_message_id=provider, last_error="")
+    email.filter(sent_at__isnull=True).change(sent_at=timezone.now(), provider_message_id=provider)
     email.exclude(state__in=TAKEN).change(state=State.SENT, last_error="")
 
 
@@ -55,8 +62,12 @@ def mark_unknown(delivery_id: str, error: str) -> None:
 
 def report(email: Email, state: State, error: str) -> bool:
     """Write what the provider says, unless it has said more already: reports arrive in any order, and twice."""
-    less = [known for known in State if known not in TAKEN or TAKEN.index(known) < TAKEN.index(state)]
-    return bool(Email.objects.filter(pk=email.pk, state__in=less).change(state=state, last_error=error))
+    less = Q(state__in=[known for known in State if known not in TAKEN or TAKEN.index(known) < TAKEN.index(state)])
+    if error == MAY_WORK_LATER:
+        less &= ~Q(state=State.DELIVERED)
+    else:
+        less |= Q(state=State.BOUNCED, last_error=MAY_WORK_LATER)
+    return bool(Email.objects.filter(less, pk=email.pk).change(state=state, last_error=error))
 
 
 def provider_id(receipt: str) -> str:

@@ -173,6 +173,11 @@ def take_whole_event(event: dict[str, Any]) -> None:
     pass
 
 
+@task(dedupe_key="one", on_duplicate="raise")
+def one_at_most() -> None:
+    pass
+
+
 @task(schedule="0 3 * * *")
 def nightly() -> None:
     pass

@@ -10,13 +10,13 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 
-from jobs import QueueFull, enqueue_many, limits, schedules, stats
+from jobs import QueueFull, enqueue_many, limits, stats
 from jobs.middleware import QueueFullMiddleware
 from jobs.models import Job, Queue
 from jobs.states import State
 from jobs.testing import run_jobs
 from tests import tasks
-from tests.test_schedules import due
+from tests.test_schedules import due, enqueue_due
 from tests.threads import at_once
 
 pytestmark = pytest.mark.django_db
@@ -203,12 +203,12 @@ def test_a_schedule_waits_for_room_and_is_not_broken(limit):
     fill(1)
     schedule = due()
 
-    assert schedules.enqueue_due() == 0
+    assert enqueue_due() == 0
     schedule.refresh_from_db()
     assert schedule.problem == ""
 
     run_jobs()
-    assert schedules.enqueue_due() == 1
+    assert enqueue_due() == 1
     assert Job.objects.latest("pk").state == State.READY
 
 

@@ -30,6 +30,14 @@ def a_schedule(**fields: Any) -> Schedule:
     return made
 
 
+def enqueue_due() -> int:
+    return schedules.Keeper().enqueue_due()
+
+
+def sync() -> None:
+    schedules.sync(schedules.declarations())
+
+
 def due(ago: timedelta = timedelta(), **fields: Any) -> Schedule:
     """A schedule that counts from a moment ago and has been due since."""
     moment = storage().now() - ago
@@ -46,7 +54,7 @@ def ticks() -> list[Any]:
 def test_a_schedule_that_is_due_enqueues_its_job_and_knows_when_it_is_due_next():
     schedule = due()
 
-    assert schedules.enqueue_due() == 1
+    assert enqueue_due() == 1
 
     job = Job.objects.get()
     assert (job.task_path, job.kwargs) == (ADD, {"a": 1, "b": 2})
@@ -54,13 +62,13 @@ def test_a_schedule_that_is_due_enqueues_its_job_and_knows_when_it_is_due_next()
     assert (tick.at, tick.job_id) == (schedule.next_at, job.pk)
     schedule.refresh_from_db()
     assert (schedule.last_at, schedule.next_at) == (tick.at, tick.at + MINUTE)
-    assert schedules.enqueue_due() == 0
+    assert enqueue_due() == 0
 
 
 def test_what_is_not_due_is_left_alone():
     a_schedule()
 
-    assert schedules.enqueue_due() == 0
+    assert enqueue_due() == 0
     assert not Job.objects.exists()
 
 
@@ -68,7 +76,7 @@ def test_what_is_not_due_is_left_alone():
 def test_times_that_came_while_no_worker_ran_are_skipped_or_made_up_for(missed, jobs):
     schedule = due(timedelta(hours=2, minutes=30), every=timedelta(hours=1), missed=missed)
 
-    assert schedules.enqueue_due() == 1
+    assert enqueue_due() == 1
 
     assert Job.objects.count() == jobs
     assert ticks() == [schedule.next_at + n * schedule.every for n in range(3)][3 - jobs :]
@@ -79,7 +87,7 @@ def test_times_that_came_while_no_worker_ran_are_skipped_or_made_up_for(missed, 
 def test_a_time_that_is_a_moment_late_is_not_missed():
     due(ON_TIME / 2, missed="skip")
 
-    schedules.enqueue_due()
+    enqueue_due()
 
     assert Job.objects.count() == 1
 
@@ -87,7 +95,7 @@ def test_a_time_that_is_a_moment_late_is_not_missed():
 def test_all_that_was_missed_has_a_bound_and_the_newest_count():
     due(timedelta(days=1), missed="all")
 
-    schedules.enqueue_due()
+    enqueue_due()
 
     assert Job.objects.count() == MOST_MISSED
     assert storage().now() - ticks()[-1] < MINUTE
@@ -96,17 +104,17 @@ def test_all_that_was_missed_has_a_bound_and_the_newest_count():
 
 def test_a_time_is_enqueued_once_even_if_a_worker_believes_that_it_was_not():
     schedule = due()
-    schedules.enqueue_due()
+    enqueue_due()
     Schedule.objects.update(next_at=schedule.next_at)
 
-    schedules.enqueue_due()
+    enqueue_due()
 
     assert (Job.objects.count(), Tick.objects.count()) == (1, 1)
 
 
 def test_a_time_belongs_to_one_tick():
     schedule = due()
-    schedules.enqueue_due()
+    enqueue_due()
 
     with pytest.raises(IntegrityError), transaction.atomic():
         Tick.objects.create(schedule=schedule, at=ticks()[0], enqueued_at=storage().now())
@@ -116,7 +124,7 @@ def test_a_time_belongs_to_one_tick():
 def test_ten_schedulers_and_one_time_make_one_job():
     due()
 
-    found = at_once(*[schedules.enqueue_due] * 10)
+    found = at_once(*[enqueue_due] * 10)
 
     assert sum(found) == 1
     assert (Job.objects.count(), Tick.objects.count()) == (1, 1)
@@ -132,10 +140,10 @@ def test_a_worker_that_dies_before_its_commit_leaves_the_time_to_others(monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(Schedule, "save", dies)
         with pytest.raises(SystemExit):
-            schedules.enqueue_due()
+            enqueue_due()
     assert (Job.objects.count(), Tick.objects.count()) == (0, 0)
 
-    schedules.enqueue_due()
+    enqueue_due()
 
     assert ticks() == [schedule.next_at]
 
@@ -153,7 +161,7 @@ def test_a_broken_schedule_disables_itself_with_a_message_and_no_other(fields, p
     Schedule.objects.filter(pk=broken.pk).update(**fields | {"next_at": storage().now() - MINUTE})
     due(name="good")
 
-    assert schedules.enqueue_due() == 2
+    assert enqueue_due() == 2
 
     broken.refresh_from_db()
     assert problem in broken.problem
@@ -161,7 +169,29 @@ def test_a_broken_schedule_disables_itself_with_a_message_and_no_other(fields, p
     assert Job.objects.count() == 1
 
 
-def test_a_database_that_fails_disables_nothing(monkeypatch):
+def test_a_statement_that_fails_disables_nothing_and_stops_no_other_schedule(monkeypatch):
+    schedule = due(MINUTE, name="first")
+    due(name="second")
+    insert = storage().insert
+    calls = []
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise OperationalError("somebody holds a lock")
+        return insert(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage(), "insert", fails_once)
+        assert enqueue_due() == 1
+
+    schedule.refresh_from_db()
+    assert (schedule.problem, schedule.next_at is None) == ("", False)
+    assert [tick.schedule.name for tick in Tick.objects.all()] == ["second"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_is_gone_is_for_housekeeping_to_wait_for(monkeypatch):
     schedule = due()
 
     def fails(*args: Any, **kwargs: Any) -> None:
@@ -169,32 +199,73 @@ def test_a_database_that_fails_disables_nothing(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(storage(), "insert", fails)
+        patched.setattr(storage().connection, "is_usable", lambda: False)
         with pytest.raises(OperationalError):
-            schedules.enqueue_due()
+            enqueue_due()
 
     schedule.refresh_from_db()
     assert schedule.problem == ""
-    assert schedule.next_at is not None
 
 
-def test_a_task_that_this_worker_does_not_know_is_left_to_others_during_a_deploy():
-    schedule = due(DEPLOY / 2, task_path="tests.tasks.of_new_code")
+def test_a_task_that_this_worker_does_not_know_is_left_to_others_during_a_deploy(monkeypatch):
+    keeper = schedules.Keeper()
+    schedule = due(2 * DEPLOY, task_path="tests.tasks.of_new_code")
 
-    assert schedules.enqueue_due() == 0
+    assert keeper.enqueue_due() == 0
     schedule.refresh_from_db()
     assert (schedule.problem, schedule.next_at is None) == ("", False)
 
-    Schedule.objects.update(next_at=storage().now() - DEPLOY - MINUTE)
-    assert schedules.enqueue_due() == 1
+    keeper.failing_since[schedule.pk] -= DEPLOY.total_seconds()
+    keeper.put_off.clear()
+    assert keeper.enqueue_due() == 1
     schedule.refresh_from_db()
     assert "tests.tasks.of_new_code" in schedule.problem
+
+
+def test_what_fails_for_a_reason_of_the_world_outside_is_tried_again(monkeypatch):
+    schedule = due()
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("the address book does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.enqueue.validate", fails)
+        assert enqueue_due() == 0
+    schedule.refresh_from_db()
+    assert schedule.problem == ""
+
+    assert enqueue_due() == 1
+    assert Job.objects.count() == 1
+
+
+def test_schedules_that_cannot_be_looked_after_keep_no_others_waiting(monkeypatch):
+    monkeypatch.setattr(schedules, "AT_ONCE", 3)
+    keeper = schedules.Keeper()
+    for n in range(3):
+        due(MINUTE, name=f"unknown {n}", task_path="tests.tasks.of_new_code")
+    due(name="good")
+
+    assert [keeper.enqueue_due() for _ in range(2)] == [0, 1]
+
+
+def test_a_time_whose_job_would_be_a_duplicate_is_done_by_the_job_that_is_there():
+    schedule = due(task_path="tests.tasks.one_at_most", kwargs={})
+    enqueue_due()
+    again = schedule.next_at + MINUTE
+    Schedule.objects.update(next_at=again - 2 * MINUTE, starts_at=again - 2 * MINUTE)
+
+    assert enqueue_due() == 1
+
+    schedule.refresh_from_db()
+    assert schedule.problem == ""
+    assert {tick.job_id for tick in Tick.objects.all()} == {Job.objects.get().pk}
 
 
 def test_a_secret_in_an_error_is_not_kept():
     key = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
     schedule = due(kwargs={"a": key, "b": 1})
 
-    schedules.enqueue_due()
+    enqueue_due()
 
     schedule.refresh_from_db()
     assert schedule.problem
@@ -205,12 +276,12 @@ def test_enabling_goes_on_from_now_and_disabling_stops():
     schedule = due(timedelta(hours=1))
 
     schedules.disable(schedule)
-    assert schedules.enqueue_due() == 0
+    assert enqueue_due() == 0
     schedules.enable(schedule)
 
     schedule.refresh_from_db()
     assert schedule.next_at > storage().now()
-    assert schedules.enqueue_due() == 0
+    assert enqueue_due() == 0
 
 
 def test_running_now_changes_nothing_of_when_it_is_due():
@@ -255,20 +326,20 @@ def test_a_task_with_a_schedule_that_cannot_be_right_is_refused_where_it_is_writ
 
 def test_rows_follow_the_code_and_keep_what_people_have_switched(declared):
     declared("a", {"cron": "0 3 * * *", "kwargs": {"a": 1, "b": 2}})
-    schedules.sync()
+    sync()
     row = Schedule.objects.get()
     assert (row.name, row.cron, row.declared, row.task_path) == ("a", "0 3 * * *", True, ADD)
     planned = row.next_at
     assert planned is not None
 
     Schedule.objects.update(next_at=planned - timedelta(days=1))
-    schedules.sync()
+    sync()
     row.refresh_from_db()
     assert row.next_at == planned - timedelta(days=1)  # a restart forgets no time that was missed
 
     schedules.disable(row)
     declared("a", {"every": 60})
-    schedules.sync()
+    sync()
     row = Schedule.objects.get()
     assert (row.enabled, row.next_at, row.every, row.cron) == (False, None, MINUTE, "")
 
@@ -276,26 +347,54 @@ def test_rows_follow_the_code_and_keep_what_people_have_switched(declared):
 def test_a_schedule_that_no_code_declares_any_more_stops_until_some_does(declared):
     declared("a", 60)
     a_schedule(name="of a person")
-    schedules.sync()
+    sync()
 
     declared.forget()
-    schedules.sync()
+    sync()
+    assert Schedule.objects.get(name="a").problem == ""  # another worker's code may declare it
+    Schedule.objects.filter(name="a").update(declared_at=storage().now() - DEPLOY - MINUTE)
+    sync()
     row = Schedule.objects.get(name="a")
     assert (row.problem, row.next_at) == (NOT_DECLARED, None)
+    with pytest.raises(ValueError, match="no code declares it"):
+        schedules.enable(row)
     assert Schedule.objects.get(name="of a person").problem == ""
 
     declared("a", 60)
-    schedules.sync()
+    sync()
     row.refresh_from_db()
     assert row.problem == ""
     assert row.next_at is not None
+
+
+def test_what_is_due_stays_due_when_something_else_changes(declared):
+    declared("a", {"every": 3600, "kwargs": {"a": 1, "b": 2}})
+    sync()
+    overdue = storage().now() - MINUTE
+    Schedule.objects.update(next_at=overdue)
+
+    declared("a", {"every": 3600, "kwargs": {"a": 1, "b": 3}})
+    sync()
+
+    row = Schedule.objects.get()
+    assert (row.next_at, row.kwargs["b"]) == (overdue, 3)
+
+
+def test_what_a_wrong_clock_has_planned_is_planned_anew(declared):
+    declared("a", 3600)
+    sync()
+    Schedule.objects.update(next_at=storage().now() + timedelta(days=1))
+
+    sync()
+
+    assert Schedule.objects.get().next_at <= storage().now() + timedelta(hours=1)
 
 
 def test_settings_may_declare_schedules_of_any_task(settings, declared):
     own = {"schedules": {"report": {"task": ADD, "cron": "0 6 * * *", "time_zone": "Asia/Tokyo", "missed": "skip"}}}
     settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": own}}
 
-    schedules.sync()
+    sync()
 
     row = Schedule.objects.get()
     assert (row.name, row.time_zone, row.missed, row.declared) == ("report", "Asia/Tokyo", "skip", True)
@@ -305,7 +404,7 @@ def test_settings_may_declare_schedules_of_any_task(settings, declared):
 def test_workers_that_start_together_declare_each_schedule_once(declared):
     declared("a", 60)
 
-    assert at_once(*[schedules.sync] * 4) == [None] * 4
+    assert at_once(*[sync] * 4) == [None] * 4
 
     assert Schedule.objects.count() == 1
 
@@ -315,7 +414,7 @@ def test_workers_that_start_together_declare_each_schedule_once(declared):
 
 def test_old_times_are_pruned_but_for_the_last_of_each_schedule():
     schedule = due(timedelta(days=30), every=timedelta(days=10), missed="all")
-    schedules.enqueue_due()
+    enqueue_due()
     assert len(ticks()) == 4
 
     assert storage().prune_ticks(100, timedelta(days=7)) == 3

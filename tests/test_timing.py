@@ -61,14 +61,14 @@ def test_what_comes_every_half_hour_follows_the_time_that_passes(zone, day):
     assert {later - earlier for earlier, later in itertools.pairwise(found)} == {timedelta(minutes=30)}
 
 
-@pytest.mark.parametrize("zone", [BERLIN, NEW_YORK, "Australia/Lord_Howe", "UTC"])
+@pytest.mark.parametrize("zone", [BERLIN, NEW_YORK, "Pacific/Auckland", "UTC"])
 @pytest.mark.parametrize("expression", ["30 2 * * *", "15 1 * * SUN", "*/20 * * * *", "0 */3 * * *"])
 def test_a_year_goes_forward_and_comes_out_the_same_wherever_it_is_entered(zone, expression):
     timing = Cron(expression, zone)
     year = between(timing, at("2026-01-01T00:00"), at("2026-12-01T00:00"))
     assert year == sorted(set(year))
 
-    changes = [(2026, 3, 8), (2026, 3, 29), (2026, 4, 5), (2026, 10, 4), (2026, 10, 25), (2026, 11, 1)]
+    changes = [(2026, 3, 8), (2026, 3, 29), (2026, 4, 4), (2026, 9, 26), (2026, 10, 25), (2026, 11, 1)]
     for change in changes:
         noon = datetime(*change, 12, tzinfo=UTC)
         near = [found for found in year if abs(found - noon) < timedelta(hours=30)]

@@ -152,7 +152,8 @@ def test_a_time_that_is_none_is_refused_although_it_is_signed(moment):
         (b'{"id": ""}', "no id"),
         (b'{"id": ["evt"]}', "no id"),
         (b'{"id": "' + b"x" * 151 + b'"}', "no id"),
-        (b'{"id": "a\\u0000b"}', "cannot be taken"),
+        (b'{"id": "a\\u0000b"}', "no id"),
+        (b'{"id": "a\\ud800b"}', "no id"),
         (b'{"id": "a", "n": "seven"}', "cannot be taken"),
     ],
 )
@@ -188,6 +189,16 @@ def test_a_secret_in_an_event_is_refused_and_not_repeated():
     _, said = refused(post(EVENT | {"note": key}, view=Raw))
 
     assert key not in said
+
+
+def test_a_task_that_refuses_duplicates_has_the_event_all_the_same():
+    class Strict(Events):
+        task = tasks.take_event.using(on_duplicate="raise")
+
+    post(view=Strict)
+    response = post(view=Strict)
+
+    assert (response.status_code, json.loads(response.content)) == (202, {"duplicate": True})
 
 
 def test_other_methods_are_refused():

@@ -10,7 +10,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as now
 from django.utils.translation import gettext_lazy as _
 
@@ -34,6 +34,7 @@ RUN = Operation(
     question=_("Enqueue its job now?"),
     effect=_("One job more is enqueued at once. When it is due next does not change."),
 )
+BREAK = mark_safe("<br>")
 COMING = 5
 SHOWN_TICKS = 10
 RULE = ["name", "task_path", "kwargs", "cron", "time_zone", "every", "starts_at", "missed"]
@@ -56,7 +57,8 @@ class ScheduleForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
         """Let nobody save what would disable itself at its first time."""
         given = super().clean() or {}
-        self.instance.kwargs = given.get("kwargs") or {}
+        if "kwargs" in self.fields:
+            self.instance.kwargs = given.get("kwargs") or {}
         for name in ("cron", "time_zone", "every", "starts_at"):
             if name in given:
                 setattr(self.instance, name, given[name])
@@ -67,7 +69,7 @@ class ScheduleForm(forms.ModelForm):
         if given.get("task_path") and "kwargs" not in self.errors:
             problem = schedules.problem_with_call(given["task_path"], self.instance.kwargs)
             if problem:
-                self.add_error("kwargs", problem)
+                self.add_error("kwargs" if "kwargs" in self.fields else None, problem)
         return given
 
 
@@ -89,7 +91,12 @@ class ScheduleAdmin(ConfirmingAdmin):
         return request.user.has_perm("jobs.change_schedule") and not (isinstance(obj, Schedule) and obj.declared)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return request.user.has_perm("jobs.delete_schedule") and not (isinstance(obj, Schedule) and obj.declared)
+        in_code = isinstance(obj, Schedule) and obj.declared and obj.problem != schedules.NOT_DECLARED
+        return request.user.has_perm("jobs.delete_schedule") and not in_code
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        # Its times go along, and may be hundreds of thousands.
+        return [str(obj) for obj in objs], {self.opts.verbose_name_plural: len(objs)}, set(), []
 
     def has_switch_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_schedule")
@@ -115,8 +122,10 @@ class ScheduleAdmin(ConfirmingAdmin):
         return self.confirm(request, queryset, RUN, for_schedules(schedules.run_now))
 
     def save_model(self, request: HttpRequest, obj: Schedule, form: Any, change: bool) -> None:
-        obj.problem = ""
-        schedules.plan(obj)
+        # What is due just now stays due, unless when it is due has changed.
+        if obj.problem or obj.next_at is None or set(form.changed_data) & set(schedules.TIMES):
+            obj.problem = ""
+            schedules.plan(obj)
         super().save_model(request, obj, form, change)
 
     # What they look like
@@ -194,12 +203,12 @@ class ScheduleAdmin(ConfirmingAdmin):
             moments = coming(timing_of(schedule), timezone.now(), COMING)
         except ValueError as error:
             return str(error)
-        return format_html_join(format_html("<br>"), "{}", ((local(moment),) for moment in moments)) or "-"
+        return format_html_join(BREAK, "{}", ((local(moment),) for moment in moments)) or "-"
 
     @admin.display(description=_("last times"))
     def ticks(self, schedule: Schedule) -> SafeString | str:
         rows = ((local(tick.at), result_of(tick)) for tick in newest_ticks(schedule, SHOWN_TICKS))
-        return format_html_join(format_html("<br>"), "{} {}", rows) or "-"
+        return format_html_join(BREAK, "{} {}", rows) or "-"
 
     @admin.display(description=_("written in"))
     def declared_in(self, schedule: Schedule) -> str:

@@ -37,6 +37,7 @@ class Schedule(models.Model):
         max_length=1000, blank=True, default="", help_text=_("Why it has disabled itself; empty: it has not.")
     )
     declared = models.BooleanField(default=False, help_text=_("It is written in code; here it can be switched only."))
+    declared_at = models.DateTimeField(null=True, blank=True, help_text=_("When a worker last found it in its code."))
     next_at = models.DateTimeField(null=True, blank=True, help_text=_("When it is due next; empty: never."))
     last_at = models.DateTimeField(null=True, blank=True, help_text=_("The last time for which it enqueued a job."))
 

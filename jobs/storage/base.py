@@ -219,9 +219,9 @@ class Claim(NamedTuple):
     ageing: timedelta | None = None
 
     @property
-    def share(self) -> int:
-        """What each of the groups may have, so that the limit is reached."""
-        return -(-self.limit // len(self.groups))
+    def shares(self) -> tuple[int, int]:
+        """What each of the groups may have, and how many of the first may have one more."""
+        return divmod(self.limit, len(self.groups))
 
     @property
     def is_plain(self) -> bool:
@@ -386,14 +386,24 @@ class Storage:
     def chosen(self, claim: Claim) -> list[int]:
         """Lock what a claim asks for. Transaction: joins the caller's."""
         ids: list[int] = []
-        for group in claim.groups:
-            ready = self.jobs.ready().in_queue(claim.queue_name).filter(suspect=claim.suspects, group_key=group)
-            locked = ready.best_first().select_for_update(skip_locked=True)
-            if claim.ageing is None:
-                ids.extend(locked.values_list("pk", flat=True)[: claim.share])
-            else:
-                ids.extend(oldest_by_priority(locked, claim.share, claim.ageing))
-        return ids[: claim.limit]
+        share, more = claim.shares
+        for place, group in enumerate(claim.groups):
+            if limit := share + (place < more):
+                ids.extend(self.chosen_of(claim, group, limit))
+        return ids
+
+    def chosen_of(self, claim: Claim, group: str, limit: int) -> list[int]:
+        ready = self.jobs.ready().in_queue(claim.queue_name).filter(suspect=claim.suspects, group_key=group)
+        locked = ready.best_first().select_for_update(skip_locked=True)
+        if claim.ageing is None:
+            return list(locked.values_list("pk", flat=True)[:limit])
+        first = locked.values_list("priority", flat=True)
+        oldest: dict[int, list[tuple[datetime, int]]] = {}
+        priority = first.first()
+        while priority is not None:
+            oldest[priority] = list(locked.filter(priority=priority).values_list("ready_at", "pk")[:limit])
+            priority = first.filter(priority__lt=priority).first()
+        return merged_by_age(oldest, limit, claim.ageing)
 
     def exchange(
         self,
@@ -838,17 +848,12 @@ def group_row(fingerprint: str, s: Settlement, moment: datetime) -> ErrorGroup:
     )
 
 
-def oldest_by_priority(ready: Any, limit: int, ageing: timedelta) -> list[int]:
-    """Return the ids of the best of these rows, where so much of waiting counts as one step of priority.
+def merged_by_age(oldest: dict[int, list[tuple[datetime, int]]], limit: int, ageing: timedelta) -> list[int]:
+    """Return the ids of the best of these jobs, where so much of waiting counts as one step of priority.
 
-    As jobs of one priority stand in the order of their age, no more than `limit` of each has to be read.
+    Shape: of each priority the moments and ids of the oldest jobs, no fewer than `limit` where there are so many.
     """
-    rows: list[tuple[datetime, int]] = []
-    priority = ready.values_list("priority", flat=True).first()
-    while priority is not None:
-        of_it = ready.filter(priority=priority).values_list("ready_at", "pk")[:limit]
-        rows.extend((ready_at - priority * ageing, pk) for ready_at, pk in of_it)
-        priority = ready.filter(priority__lt=priority).values_list("priority", flat=True).first()
+    rows = [(ready_at - priority * ageing, pk) for priority, found in oldest.items() for ready_at, pk in found]
     return [pk for _, pk in sorted(rows)[:limit]]
 
 

@@ -229,7 +229,11 @@ IN_TURNS = """
 SELECT next.ctid FROM unnest(%(groups)s::text[]) WITH ORDINALITY AS turn(name, place)
 CROSS JOIN LATERAL ({ready}) AS next
 """
-CLAIM_IN_TURNS = CLAIM.format(ready=IN_TURNS.format(ready=READY.format(group="turn.name", limit="%(share)s", band="")))
+CLAIM_IN_TURNS = CLAIM.format(
+    ready=IN_TURNS.format(
+        ready=READY.format(group="turn.name", limit="%(share)s + (turn.place <= %(more)s)::int", band="")
+    )
+)
 # Of each priority the oldest: no more of them can be among the best. There are few priorities.
 AGED = """
 WITH RECURSIVE priorities(value) AS (
@@ -240,9 +244,10 @@ WITH RECURSIVE priorities(value) AS (
 )
 SELECT oldest.ctid FROM priorities CROSS JOIN LATERAL (
     SELECT ctid, ready_at, id FROM jobs_job WHERE {of_group} AND priority = priorities.value
-    ORDER BY ready_at, id LIMIT %(share)s FOR UPDATE SKIP LOCKED
+    ORDER BY ready_at, id LIMIT %(share)s + (turn.place <= %(more)s)::int FOR UPDATE SKIP LOCKED
 ) AS oldest
-ORDER BY oldest.ready_at - priorities.value * %(ageing)s::interval, oldest.id LIMIT %(share)s
+ORDER BY oldest.ready_at - priorities.value * %(ageing)s::interval, oldest.id
+LIMIT %(share)s + (turn.place <= %(more)s)::int
 """
 OF_GROUP = """state = 'ready' AND NOT blocked AND queue_name = %(queue_name)s
         AND suspect = %(suspects)s AND group_key = turn.name"""
@@ -506,7 +511,8 @@ class PostgresStorage(Storage):
                 arguments |= {f"{name}{n}": value for name, value in place._asdict().items()}
         else:
             sql = CLAIM_IN_TURNS if claim.ageing is None else CLAIM_AGED
-            arguments |= {"groups": list(claim.groups), "share": claim.share, "ageing": claim.ageing}
+            share, more = claim.shares
+            arguments |= {"groups": list(claim.groups), "share": share, "more": more, "ageing": claim.ageing}
         monotonic = time.monotonic()
         cursor = self.sent(connection, sql, arguments, binary=True)
         return SentClaim(cursor, (worker_id, claim.queue_name, claim.suspects), monotonic)

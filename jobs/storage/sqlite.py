@@ -13,9 +13,23 @@ from django.utils import timezone
 
 from ..leases import CLAIMED, Lease
 from ..models import Job
+from ..models.job import HIGHEST_PRIORITY
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import ANY_QUEUE, NO_KEYS, Claim, Inserted, Keys, NewJob, Pulse, Storage, Watch, by_id, portions
+from .base import (
+    ANY_QUEUE,
+    NO_KEYS,
+    Claim,
+    Inserted,
+    Keys,
+    NewJob,
+    Pulse,
+    Storage,
+    Watch,
+    by_id,
+    merged_by_age,
+    portions,
+)
 
 DATES = frozenset(
     {"expires_at", "enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"}
@@ -54,6 +68,12 @@ CLAIM = TAKE.format(
     ORDER BY priority DESC, ready_at, id LIMIT :limit
 """
 )
+# Of one group, in words that find the index whichever Django wrote it.
+OF_GROUP = """FROM jobs_job WHERE state = 'ready' AND NOT blocked AND blocked = 0
+    AND queue_name = :queue_name AND suspect = :suspects AND group_key = :group"""
+BEST_OF_GROUP = f"SELECT id {OF_GROUP} ORDER BY priority DESC, ready_at, id LIMIT :limit"
+NEXT_PRIORITY = f"SELECT priority {OF_GROUP} AND priority < :priority ORDER BY priority DESC LIMIT 1"
+OLDEST_OF_PRIORITY = f"SELECT ready_at, id {OF_GROUP} AND priority = :priority ORDER BY ready_at, id LIMIT :limit"
 CLAIM_THESE = TAKE.format(chosen="SELECT value FROM json_each(:ids)")
 
 SETTLE = """
@@ -159,6 +179,17 @@ class SQLiteStorage(Storage):
         # RETURNING has no order of its own.
         leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
         return leases
+
+    def chosen_of(self, claim: Claim, group: str, limit: int) -> list[int]:
+        arguments = {"queue_name": claim.queue_name, "suspects": claim.suspects, "group": group, "limit": limit}
+        if claim.ageing is None:
+            return [row[0] for row in self.execute(BEST_OF_GROUP, arguments).fetchall()]
+        oldest: dict[int, list[tuple[datetime, int]]] = {}
+        arguments["priority"] = HIGHEST_PRIORITY + 1
+        while found := self.execute(NEXT_PRIORITY, arguments).fetchone():
+            arguments["priority"] = found[0]
+            oldest[found[0]] = self.execute(OLDEST_OF_PRIORITY, arguments).fetchall()
+        return merged_by_age(oldest, limit, claim.ageing)
 
     def settle(self, settlements: Sequence[Settlement], by_holder: bool = True) -> set[int]:
         if not settlements:

@@ -35,20 +35,27 @@ class Child:
         orders_read, self.orders = os.pipe()
         self.reports, reports_write = os.pipe()
         self.unread = b""
-        self.ready = self.ending = False
+        self.loaded = self.ready = self.ending = False
         self.said_goodbye = False  # its end is no crash
         self.stuck: set[int] = set()  # killed because of these
         self.frozen: list[str] = []  # killed because these loops stood still
         self.killed = False
+        self.born_at = time.monotonic()
         passed = (orders_read, reports_write, self.memory)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        os.close(orders_read)
-        os.close(reports_write)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+        except BaseException:
+            for descriptor in (self.orders, self.reports, self.memory):
+                os.close(descriptor)
+            raise
+        finally:
+            os.close(orders_read)
+            os.close(reports_write)
         os.set_blocking(self.reports, False)
         boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
         self.write(json.dumps(boot).encode() + b"\n")
@@ -96,6 +103,11 @@ class Child:
                 self.heard_at[loop] = now
         self.beats = beats
         return {name: now - heard for name, heard in zip(LOOPS, self.heard_at, strict=True)}
+
+    def has_loaded(self) -> bool:
+        """Say whether it only waits for its plan. Of one that has not begun."""
+        self.loaded = self.loaded or any("loaded" in message for message in self.read())
+        return self.loaded
 
     def close(self) -> None:
         os.close(self.orders)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 from ..leases import Lease
-from ..storage import NO_GROUP, Claim, Storage
+from ..storage import Claim, Storage
 from .horizon import Horizon, Rest
 from .plan import Plan
 from .rota import Rota
@@ -50,7 +50,7 @@ class Claimer:
 
     def claim_of(self, name: str, share: int, now: float) -> Claim | None:
         """Return what to claim of a queue; nothing when its groups have nothing left."""
-        if self.plan.solo or name in self.rota.grouped:
+        if self.takes_turns(name):
             groups = self.groups_of(name).next(share)
             if not groups:
                 self.rota.drop(name)
@@ -58,6 +58,10 @@ class Claimer:
             return Claim(name, share, self.plan.solo, groups=tuple(groups), ageing=self.ageing)
         places = () if self.ageing else self.horizons[name].begin(now)
         return Claim(name, share, places=places, ageing=self.ageing)
+
+    def takes_turns(self, name: str) -> bool:
+        """Say whether the groups of a queue take turns. Suspects are few, and of any group."""
+        return self.plan.solo or name in self.rota.grouped
 
     def groups_of(self, name: str) -> Turns:
         if name not in self.groups:
@@ -87,11 +91,12 @@ class Claimer:
         """Learn from what was found: which queues have more, and how far their claims have got."""
         for claim, leases in zip(claims, found, strict=True):
             is_full = len(leases) == claim.limit
-            if claim.groups != NO_GROUP or claim.suspects:
-                self.note_turns(claim, leases)
+            if self.takes_turns(claim.queue_name):
+                if self.groups_of(claim.queue_name).note(list(claim.groups), claim.limit, len(leases)):
+                    self.rota.drop(claim.queue_name)
             elif not claim.ageing:
                 self.note_places(claim, leases, is_full, began, ended)
-            elif not is_full:
+            elif not leases:
                 self.rota.drop(claim.queue_name)
         self.poll_next(ended, any(found))
 
@@ -102,17 +107,6 @@ class Claimer:
             self.rota.drop(claim.queue_name)
             if claim.places:  # what stands before them is looked for as soon as that is cheap
                 self.rota.doubt(claim.queue_name, horizon.due_at)
-
-    def note_turns(self, claim: Claim, leases: Sequence[Lease]) -> None:
-        """Name the groups anew when those whose turn it was had less than their share.
-
-        Groups that were named a moment ago, and of which nothing could be had, are others': the queue is left alone.
-        """
-        turns = self.groups_of(claim.queue_name)
-        if not leases and turns.are_fresh:
-            self.rota.drop(claim.queue_name)
-        if len(leases) < claim.limit:
-            turns.forget()
 
     def poll_next(self, now: float, has_found: bool) -> None:
         """Poll soon while there is work, else ever less often, each worker at its own moments."""

@@ -37,6 +37,7 @@ SHOW_SECONDS = 20.0  # a worker silent for a minute counts as gone
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE, SMALLEST_PRUNE = 2000, 50
 KEPT_TICKS = timedelta(days=7)
+SYNC_SECONDS = 60.0
 FORGET_SECONDS = 600.0
 FORGOTTEN = timedelta(hours=1)  # a worker not seen for so long leaves the list
 SOON = timedelta(seconds=5)
@@ -116,7 +117,8 @@ class Housekeeping:
         self.prune_at = time.monotonic() + 5.0
         self.pruned_to, self.prune_batch = 0, PRUNED_AT_ONCE
         self.let_in_to = ""
-        self.has_synced = False  # the rows of schedules with what code declares
+        self.keeper = schedules.Keeper()
+        self.sync_at = 0.0  # the rows of schedules with what code declares
         self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -238,24 +240,24 @@ class Housekeeping:
 
     def enqueue_due(self, pulse: Pulse) -> Pulse:
         """Enqueue what schedules are due for; return the pulse with the next time that this worker can do it for."""
-        if not self.has_synced:
+        if (now := time.monotonic()) >= self.sync_at:
+            self.sync_at = now + SYNC_SECONDS
             self.sync()
             return pulse._replace(next_tick=timedelta())
         if pulse.next_tick is None or pulse.next_tick > timedelta():
             return pulse
         self.patience.again()
         # What has been due is left to others, or is looked at again at the next beat.
-        return pulse._replace(next_tick=timedelta() if schedules.enqueue_due() else None)
+        return pulse._replace(next_tick=timedelta() if self.keeper.enqueue_due() else None)
 
     def sync(self) -> None:
-        """Let schedules follow the code, once. Code that cannot be loaded must stop nothing else."""
+        """Let schedules follow the code. Code that cannot be loaded must stop nothing else."""
         try:
-            schedules.sync()
-        except DatabaseFailure:
-            raise
-        except Exception:
+            declared = schedules.declarations()
+        except (Exception, SystemExit):
             log.exception("schedules in code could not be read")
-        self.has_synced = True
+            return
+        schedules.sync(declared)
 
     def look_at_queues(self) -> None:
         ready = self.store.ready_queues()
@@ -320,7 +322,7 @@ class Housekeeping:
         self.prune_batch = min(PRUNED_AT_ONCE, 2 * batch)
         deleted += records + ticks
         self.pruned_to = place or 0
-        self.prune_at = now + (1.0 if place or records == batch else PRUNE_SECONDS)
+        self.prune_at = now + (1.0 if place or batch in (records, ticks) else PRUNE_SECONDS)
         if deleted:
             log.info("pruned", extra={"rows": deleted})
 

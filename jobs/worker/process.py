@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -145,6 +146,16 @@ def spare_the_collector(first_collect: bool) -> None:
     gc.enable()
 
 
+def tidy_up_while_waiting() -> None:
+    """Nobody waits for a spare: collect what loading has left now, and keep no connection open meanwhile."""
+    from django.db import connections
+
+    connections.close_all()
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 def main(argv: list[str]) -> int:
     # What is loaded now is here to stay: looking through it again and again is a sixth of the start.
     gc.disable()
@@ -159,6 +170,9 @@ def main(argv: list[str]) -> int:
     else:
         os.environ["PYTHONPATH"] = boot["PYTHONPATH"]
     load()
+    os.write(report_fd, b'{"loaded": true}\n')
+    if not select.select([orders], [], [], 0)[0]:
+        tidy_up_while_waiting()
     if not (line := orders.readline()):
         return EXIT_DONE  # a spare that was never needed, or the supervisor is gone
     plan = Plan.from_line(line)

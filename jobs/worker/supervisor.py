@@ -217,18 +217,25 @@ class Supervisor:
     def keep_spare(self) -> None:
         """Have one process more that has loaded the code and waits: who dies is then replaced at once."""
         now = time.monotonic()
-        if self.spare and self.spare.process.poll() is not None:
-            # Whatever ails it, the next process in a seat dies of it too, and is reported.
+        if (spare := self.spare) and (
+            spare.process.poll() is not None or (not spare.has_loaded() and now - spare.born_at > START_SECONDS)
+        ):
+            # Whatever ails it, the next process in a seat has it too, and is reported.
             self.dismiss_spare()
             self.spare_at = now + SPARE_AGAIN_SECONDS
         if self.tree.spare and not self.spare and now >= self.spare_at and self.is_calm():
-            self.spare = Child()
+            try:
+                self.spare = Child()
+            except OSError as error:
+                log.warning("no spare process could be started", extra={"error": str(error)})
+                self.spare_at = now + SPARE_AGAIN_SECONDS
 
     def take_spare(self) -> Child | None:
-        child, self.spare = self.spare, None
-        if child and child.process.poll() is not None:
-            child.dismiss()
+        """Return the spare, if there is one that waits: one that is still loading is no sooner ready than a new one."""
+        child = self.spare
+        if not child or child.process.poll() is not None or not child.has_loaded():
             return None
+        self.spare = None
         return child
 
     def dismiss_spare(self) -> None:

@@ -285,7 +285,7 @@ def test_a_claim_in_turns_enters_the_ready_index_once_for_each_group(beside_a_la
     if vendor == "postgresql":
         arguments = {"worker_id": "w", "queue_name": "default", "limit": 40, "suspects": False, "lease": LEASE}
         sql = postgresql.CLAIM_IN_TURNS if ageing is None else postgresql.CLAIM_AGED
-        plans = [plan_of(sql, arguments | {"groups": groups, "share": 10, "ageing": ageing})]
+        plans = [plan_of(sql, arguments | {"groups": groups, "share": 10, "more": 0, "ageing": ageing})]
         assert "Tid Scan on jobs_job job" in plans[0], plans[0]
         assert re.search(r"Index Cond: .*group_key = turn", plans[0]), plans[0]
     else:
@@ -303,7 +303,7 @@ def test_a_claim_in_turns_reads_no_more_of_a_large_group_than_its_share(beside_a
     if vendor != "postgresql":
         pytest.skip("SQLite does not say how many rows a statement has read")
     arguments = {"worker_id": "w", "queue_name": "default", "limit": 40, "suspects": False, "lease": LEASE}
-    arguments |= {"groups": ["large", "g1"], "share": 20, "ageing": timedelta(hours=1)}
+    arguments |= {"groups": ["large", "g1"], "share": 20, "more": 0, "ageing": timedelta(hours=1)}
     for sql in (postgresql.CLAIM_IN_TURNS, postgresql.CLAIM_AGED):
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN ANALYZE {sql}", arguments)

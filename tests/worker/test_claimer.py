@@ -237,8 +237,9 @@ def test_finding_work_makes_polls_frequent_again(clock):
 
 
 @pytest.fixture
-def grouped(clock):
+def grouped(clock, monkeypatch):
     """A claimer that knows of one queue, whose groups take turns, and the looks it takes."""
+    monkeypatch.setattr("jobs.worker.turns.random.randrange", lambda _: 0)
     looks = Looks()
     looks.ready = [ReadyQueue("a", True, False, False, False, has_groups=True)]
     looks.groups = ("", "x", "y")
@@ -248,10 +249,14 @@ def grouped(clock):
 def test_of_a_queue_with_groups_each_gets_a_share_in_its_turn(clock, grouped):
     claimer, _ = grouped
 
-    claims = [claimer.claims(room, clock.now)[0] for room in (2, 2, 500)]
+    claims = []
+    for room in (2, 2, 500):
+        [claim] = claimer.claims(room, clock.now)
+        everything(claimer, [claim], clock.now)
+        claims.append(claim)
 
     assert [claim.groups for claim in claims] == [("", "x"), ("y", ""), ("x", "y", "")]
-    assert [claim.share for claim in claims] == [1, 1, 167]
+    assert [claim.shares for claim in claims] == [(1, 0), (1, 0), (166, 2)]
     assert not any(claim.places for claim in claims)
 
 
@@ -268,7 +273,7 @@ def test_a_queue_whose_groups_have_nothing_left_is_left_alone(clock, grouped):
 
 def test_groups_that_were_emptied_by_others_hide_none_that_have_more(clock, grouped):
     claimer, looks = grouped
-    claimer.claims(2, clock.now)  # "y" is known, and its turn is next
+    everything(claimer, claimer.claims(2, clock.now), clock.now)  # "y" is known, and its turn is next
     looks.groups = ("z",)
 
     stale = claimer.claims(1, clock.now)
@@ -281,11 +286,21 @@ def test_groups_that_were_emptied_by_others_hide_none_that_have_more(clock, grou
 def test_groups_whose_jobs_are_all_locked_are_not_asked_for_again_and_again(clock, grouped):
     claimer, looks = grouped
 
-    for _ in range(10):
+    for _ in range(50):
         nothing(claimer, claimer.claims(500, clock.now), clock.now)
 
-    assert looks.groups_named <= 2
+    assert looks.groups_named <= 10
     assert claimer.next_look_at() > clock.now
+
+
+def test_the_turn_of_jobs_without_a_key_leaves_the_queue_to_the_groups(clock, grouped):
+    claimer, _ = grouped
+
+    [claim] = claimer.claims(1, clock.now)
+    nothing(claimer, [claim], clock.now)
+
+    assert claim.groups == ("",)
+    assert [claim.groups for claim in claimer.claims(1, clock.now)] == [("x",)]
 
 
 def test_where_priorities_age_a_claim_begins_behind_no_place(clock):

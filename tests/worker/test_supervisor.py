@@ -196,11 +196,46 @@ def test_a_supervisor_looks_closely_while_anything_is_under_way(supervisor, chil
     assert not supervisor.is_calm()
 
 
+def a_spare(*, ended: bool = False, loaded: bool = True, age: float = 0.0) -> Any:
+    return SimpleNamespace(
+        process=SimpleNamespace(poll=lambda: 1 if ended else None),
+        dismiss=lambda: None,
+        has_loaded=lambda: loaded,
+        born_at=time.monotonic() - age,
+    )
+
+
+def test_a_spare_that_hangs_while_loading_takes_no_seat_and_is_replaced(supervisor, child, monkeypatch):
+    supervisor.tree.spare = True
+    supervisor.spare = hung = a_spare(loaded=False)
+    assert supervisor.take_spare() is None
+    supervisor.keep_spare()
+    assert supervisor.spare is hung
+
+    hung.born_at -= START_SECONDS + 1
+    supervisor.keep_spare()
+
+    assert supervisor.spare is None
+
+
+def test_a_host_that_allows_no_more_processes_keeps_those_that_work(supervisor, child, monkeypatch):
+    def refused() -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("jobs.worker.supervisor.Child", refused)
+    supervisor.tree.spare = True
+
+    supervisor.keep_spare()
+
+    assert supervisor.spare is None
+    assert supervisor.spare_at > time.monotonic()
+
+
 def test_a_spare_that_ends_by_itself_is_not_started_again_and_again(supervisor, child, monkeypatch):
     started = []
 
     def start() -> Any:
-        started.append(SimpleNamespace(process=SimpleNamespace(poll=lambda: 1), dismiss=lambda: None))
+        started.append(a_spare(ended=True))
         return started[-1]
 
     monkeypatch.setattr("jobs.worker.supervisor.Child", start)

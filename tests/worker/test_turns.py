@@ -1,10 +1,20 @@
-"""Groups of a queue take turns, however many there are."""
+"""Groups of a queue take turns, however many there are, and whatever others hold."""
 
 from collections import Counter
 
 import pytest
 
-from jobs.worker.turns import PAGE, Turns
+from jobs.storage import Claim
+from jobs.worker import turns as module
+from jobs.worker.turns import MISSES, PAGE, Turns
+
+
+@pytest.fixture(autouse=True)
+def from_the_first(monkeypatch, request):
+    """Begin with the first group, where a test does not want chance."""
+    if "chance" not in request.keywords:
+        monkeypatch.setattr(module.random, "randrange", lambda _: 0)
+        monkeypatch.setattr(module.random, "random", lambda: 1.0)
 
 
 def turns_of(*names: str) -> Turns:
@@ -16,6 +26,20 @@ def turns_of(*names: str) -> Turns:
     return Turns(name_groups)
 
 
+def served(turns: Turns, rounds: int, limit: int, *, locked: str = "") -> Counter[str]:
+    """Claim so often from groups that always have more, but for one whose jobs somebody has locked."""
+    had: Counter[str] = Counter()
+    for _ in range(rounds):
+        groups = turns.next(limit)
+        if not groups:
+            continue
+        share, more = Claim("q", limit, groups=groups).shares
+        got = {name: 0 if name == locked else share + (place < more) for place, name in enumerate(groups)}
+        had.update(got)
+        turns.note(groups, limit, sum(got.values()))
+    return had
+
+
 def test_each_group_has_its_turn_before_any_has_another():
     turns = turns_of("a", "b", "c")
 
@@ -25,7 +49,16 @@ def test_each_group_has_its_turn_before_any_has_another():
 def test_no_group_is_named_twice_for_one_claim():
     turns = turns_of("a", "b", "c")
 
-    assert [turns.next(500) for _ in range(3)] == [["a", "b", "c"]] * 3
+    assert [sorted(turns.next(500)) for _ in range(3)] == [["a", "b", "c"]] * 3
+
+
+@pytest.mark.parametrize(("groups", "limit"), [(300, 500), (7, 15), (4, 6), (3, 500), (2, 3), (5, 1), (600, 7)])
+def test_groups_that_always_have_more_are_served_alike(groups, limit):
+    rounds = 60 if limit > groups else 3 * groups
+    had = served(turns_of(*(f"{n:04}" for n in range(groups))), rounds, limit)
+
+    assert len(had) == groups
+    assert max(had.values()) - min(had.values()) <= max(2, max(had.values()) // 20), had
 
 
 @pytest.mark.parametrize("limit", [1, 7, 500])
@@ -39,6 +72,19 @@ def test_more_groups_than_are_named_at_a_time_have_equal_turns(limit):
     assert max(had.values()) - min(had.values()) <= 1
 
 
+@pytest.mark.parametrize("limit", [1, 2, 4])
+@pytest.mark.parametrize("groups", [3, 6, 1000])
+@pytest.mark.parametrize("locked", [0, 1, 2])
+def test_a_group_whose_jobs_are_locked_keeps_no_other_from_its_turn(groups, limit, locked):
+    names = [f"{n:04}" for n in range(groups)]
+
+    had = served(turns_of(*names), 6 * groups, limit, locked=names[locked])
+
+    others = [had[name] for name in names if name != names[locked]]
+    assert min(others) > 0
+    assert max(others) <= 3 * min(others) + 3
+
+
 def test_a_group_that_is_new_comes_in_the_next_round():
     names = ["a", "b"]
     turns = Turns(lambda after, limit: [name for name in names if after is None or name > after])
@@ -46,7 +92,7 @@ def test_a_group_that_is_new_comes_in_the_next_round():
 
     names.append("c")
 
-    assert [turns.next(1)[0] for _ in range(4)] == ["b", "a", "b", "c"]
+    assert "c" in [turns.next(1)[0] for _ in range(4)]
 
 
 def test_without_groups_there_is_nothing_to_claim():
@@ -55,13 +101,38 @@ def test_without_groups_there_is_nothing_to_claim():
     assert turns.next(5) == []
 
 
-def test_names_are_fresh_only_where_all_were_just_read():
+def test_claims_that_find_nothing_again_and_again_are_left_for_later():
     turns = turns_of("a", "b", "c")
 
-    turns.next(1)
-    assert turns.are_fresh
-    turns.next(2)
-    assert not turns.are_fresh
-    turns.forget()
-    turns.next(1)
-    assert turns.are_fresh
+    assert [turns.note(turns.next(1), 1, 0) for _ in range(2 * MISSES)] == ([False] * (MISSES - 1) + [True]) * 2
+    turns.note(turns.next(1), 1, 0)
+    turns.note(turns.next(1), 1, 1)
+    assert turns.misses == 0
+
+
+@pytest.mark.chance
+@pytest.mark.parametrize("groups", [40, 3 * PAGE])
+def test_each_process_begins_somewhere_else(groups):
+    names = [f"{n:04}" for n in range(groups)]
+    firsts = {turns_of(*names).next(1)[0] for _ in range(60)}
+
+    assert len(firsts) > 15
+    assert max(firsts) > names[groups // 2]
+
+
+def test_looks_that_take_long_are_few(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    looks = []
+
+    def slow(after: str | None, limit: int) -> list[str]:
+        now[0] += 0.1
+        looks.append(after)
+        return ["a", "b"]
+
+    turns = Turns(slow)
+    for _ in range(50):
+        assert sorted(turns.next(10)) == ["a", "b"]
+        now[0] += 0.01
+
+    assert len(looks) <= 3
