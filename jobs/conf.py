@@ -22,12 +22,20 @@ def default_retention() -> dict[str, timedelta]:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueLimits:
-    """What a queue takes. None: no limit."""
+    """How much of a queue runs, and what it takes. None: no limit."""
 
+    max_running: int | None = None  # jobs at a time, by all workers together
+    rate_limit: int | None = None  # jobs that start within `rate_period`, by all workers together
+    rate_period: timedelta = timedelta(seconds=1)
     max_depth: int | None = None  # ready jobs
     max_age: timedelta | None = None  # of the oldest ready job
     on_full: str = "reject"  # or "defer", or "shed": reject what has a lower priority than `shed_below`
     shed_below: int = 0
+
+    @property
+    def slows(self) -> bool:
+        """Say whether workers may claim only so much."""
+        return self.max_running is not None or self.rate_limit is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +235,9 @@ def priority(value: Any) -> int:
 
 
 LIMIT_READERS: dict[str, Callable[[Any], Any]] = {
+    "max_running": size,
+    "rate_limit": size,
+    "rate_period": length,
     "max_depth": size,
     "max_age": length,
     "on_full": one_of("reject", "defer", "shed"),

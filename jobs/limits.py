@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 
 from django.core.signals import setting_changed
@@ -61,6 +61,7 @@ class Door:
     def read_rows(self) -> None:
         self.rows_read_at = time.monotonic()
         limited = Q(max_depth__isnull=False) | Q(max_age__isnull=False)
+        limited |= Q(max_running__isnull=False) | Q(rate_limit__isnull=False)
         defaults = conf.options().queues
         self.rows = {
             row.name: written_over(defaults.get(row.name, QueueLimits()), row)
@@ -106,7 +107,7 @@ class Door:
 
 def written_over(limits: QueueLimits, row: Queue) -> QueueLimits:
     """Return limits with what a person has written into the queue's row."""
-    written = {name: getattr(row, name) for name in ("max_depth", "max_age", "on_full", "shed_below")}
+    written = {field.name: getattr(row, field.name) for field in fields(QueueLimits)}
     return replace(limits, **{name: value for name, value in written.items() if value not in (None, "")})
 
 
@@ -116,7 +117,7 @@ def in_test_case() -> bool:
 
 
 door = Door()
-admit, forget = door.admit, door.forget
+admit, forget, limits_of = door.admit, door.forget, door.limits_of
 
 
 @receiver(setting_changed)

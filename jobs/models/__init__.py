@@ -4,8 +4,19 @@ from .attempt import Attempt
 from .deadletter import DeadLetter, ErrorGroup
 from .idempotency import IdempotencyRecord
 from .job import Job
-from .queue import Queue
+from .queue import Grant, Queue
 from .schedule import Schedule, Tick
 from .worker import Worker
 
-__all__ = ["Attempt", "DeadLetter", "ErrorGroup", "IdempotencyRecord", "Job", "Queue", "Schedule", "Tick", "Worker"]
+__all__ = [
+    "Attempt",
+    "DeadLetter",
+    "ErrorGroup",
+    "Grant",
+    "IdempotencyRecord",
+    "Job",
+    "Queue",
+    "Schedule",
+    "Tick",
+    "Worker",
+]

@@ -1,5 +1,7 @@
 """A queue that somebody has something to say about; one without a row has the defaults."""
 
+from datetime import timedelta
+
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -12,9 +14,24 @@ class Queue(models.Model):
     paused = models.BooleanField(default=False, help_text=_("No worker claims from it; running jobs go on."))
     paused_reason = models.CharField(max_length=255, blank=True, default="", help_text=_("Shown in the admin."))
     paused_at = models.DateTimeField(null=True, blank=True)
-    max_running = models.PositiveIntegerField(null=True, blank=True, help_text=_("Not built yet."))
-    rate_limit = models.PositiveIntegerField(null=True, blank=True, help_text=_("Not built yet."))
-    rate_period = models.DurationField(null=True, blank=True, help_text=_("Not built yet."))
+    max_running = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("So many of its jobs run at a time, by all workers together. Empty: as the settings say."),
+    )
+    rate_limit = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("So many of its jobs start within the period, by all workers together."),
+    )
+    rate_period = models.DurationField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(timedelta(milliseconds=1))],
+        help_text=_("The period of the rate limit. Empty: as the settings say, else a second."),
+    )
     max_depth = models.PositiveIntegerField(
         null=True,
         blank=True,
@@ -42,3 +59,25 @@ class Queue(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Grant(models.Model):
+    """One start of a job that a limited queue has allowed. It counts, whatever becomes of the job."""
+
+    queue_name = models.CharField(max_length=100)
+    granted_at = models.DateTimeField()
+    job_id = models.BigIntegerField()
+    lease_token = models.BigIntegerField()
+    running = models.BooleanField(default=True, help_text=_("As far as is known: its lease may be over."))
+
+    class Meta:
+        verbose_name = _("grant")
+        verbose_name_plural = _("grants")
+        default_permissions = ()
+        indexes = [
+            models.Index(fields=["queue_name", "granted_at"], name="jobs_grant_newest"),
+            models.Index(fields=["queue_name", "running", "granted_at"], name="jobs_grant_running"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue_name} #{self.job_id}"

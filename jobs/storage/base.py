@@ -4,6 +4,7 @@ Every method uses the calling thread's connection and opens a transaction of its
 """
 
 import json
+import random
 import sys
 import time
 import traceback
@@ -19,8 +20,9 @@ from django.db.models import F, JSONField, Model, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce
 from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
+from ..conf import QueueLimits
 from ..leases import CLAIMED, Lease
-from ..models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue, Schedule, Tick
+from ..models import Attempt, DeadLetter, ErrorGroup, Grant, IdempotencyRecord, Job, Queue, Schedule, Tick
 from ..outcomes import Settlement, Success
 from ..states import ENDED, WAITING, RecordState, State
 
@@ -34,6 +36,11 @@ REPLACED = ("args", "kwargs", "schema_version", "idempotency_key", "run_after", 
 HELD = ("dedupe_lock", "task_path", "state", "enqueued_at", "run_after", "expires_at", "started_at", "cancel_requested")
 
 ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
+
+# A place among those that may run becomes free whenever a job ends, wherever it ran.
+SOON = timedelta(seconds=0.1)
+# Of limited queues: how often one that claims deletes old grants, and how many.
+PRUNE_ODDS, PRUNED_GRANTS = 0.02, 2_000
 
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
 
@@ -217,6 +224,7 @@ class Claim(NamedTuple):
     places: Sequence[Place] = ()
     groups: Sequence[str] = NO_GROUP
     ageing: timedelta | None = None
+    limits: QueueLimits | None = None  # see `Storage.take_limited`
 
     @property
     def shares(self) -> tuple[int, int]:
@@ -382,6 +390,54 @@ class Storage:
                 last_attempted_at=moment,
             )
             return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
+
+    def take_limited(self, worker_id: str, claim: Claim, lease: timedelta) -> tuple[list[Lease], timedelta | None]:
+        """Lease what a claim asks for, as far as its `limits` allow; return the leases, and when to ask again.
+
+        None: there are no more ready jobs. Otherwise that is when the rate allows another start, or soon, where too
+        many run. Decided under the lock of the queue's row, by the database's clock: of any period no more than
+        `rate_limit` starts are granted, and a grant is counted whatever becomes of its job. A job runs as long as its
+        lease is held, so a crash frees its place.
+        Raises: OperationalError, as `is_locked` tells, when another is at it for long.
+        """
+        name, limits = claim.queue_name, claim.limits
+        assert limits is not None
+        with self.atomic():
+            self.limit_lock_waits()
+            if not self.rows(Queue).select_for_update().filter(name=name).exists():
+                self.list_queues([name])
+                list(self.rows(Queue).select_for_update().filter(name=name))
+            moment, grants = self.now(), self.rows(Grant).filter(queue_name=name)
+            free, wait = claim.limit, timedelta()
+            if limits.rate_limit is not None:
+                counted = grants.filter(granted_at__gt=moment - limits.rate_period).order_by("granted_at")
+                granted = list(counted.values_list("granted_at", flat=True)[: limits.rate_limit])
+                free = min(free, limits.rate_limit - len(granted))
+                if not free:
+                    wait = granted[0] + limits.rate_period - moment
+            if limits.max_running is not None:
+                room = limits.max_running - self.still_running(grants)
+                free, wait = min(free, room), wait if room > 0 else max(wait, SOON)
+            if free <= 0:
+                return [], wait
+            leases = self.take(worker_id, claim._replace(limit=free), lease)
+            same = {"queue_name": name, "granted_at": moment, "running": limits.max_running is not None}
+            new = [Grant(job_id=one.id, lease_token=one.token, **same) for one in leases]
+            self.rows(Grant).bulk_create(new)
+            if leases and random.random() < PRUNE_ODDS:
+                old = grants.filter(running=False, granted_at__lt=moment - limits.rate_period).order_by("granted_at")
+                self.rows(Grant).filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNED_GRANTS])).delete()
+        return leases, timedelta() if len(leases) == free else None
+
+    def still_running(self, grants: QuerySet[Any]) -> int:
+        """Count the grants whose job is still held by the lease that they were given for, and close the others."""
+        open_grants = list(grants.filter(running=True).values_list("pk", "job_id", "lease_token"))
+        ids = [job_id for _, job_id, _ in open_grants]
+        held = set(self.jobs.running().filter(pk__in=ids).values_list("pk", "lease_token"))
+        over = [pk for pk, *lease in open_grants if tuple(lease) not in held]
+        if over:
+            self.rows(Grant).filter(pk__in=over).update(running=False)
+        return len(open_grants) - len(over)
 
     def chosen(self, claim: Claim) -> list[int]:
         """Lock what a claim asks for. Transaction: joins the caller's."""

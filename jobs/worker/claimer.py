@@ -3,10 +3,11 @@
 import random
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
+from ..conf import QueueLimits
 from ..leases import Lease
 from ..storage import Claim, Storage
 from .horizon import Horizon, Rest
@@ -22,8 +23,14 @@ IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
 class Claimer:
     """Threads: `call` by any, the rest by the engine's. Units: monotonic seconds."""
 
-    def __init__(self, plan: Plan, store: Storage, ageing: timedelta | None = None) -> None:
-        self.plan, self.store, self.ageing = plan, store, ageing
+    def __init__(
+        self,
+        plan: Plan,
+        store: Storage,
+        ageing: timedelta | None = None,
+        limits_of: Callable[[str], QueueLimits | None] = lambda name: None,
+    ) -> None:
+        self.plan, self.store, self.ageing, self.limits_of = plan, store, ageing, limits_of
         self.rota = Rota(frozenset(plan.queues), plan.solo)
         self.horizons: defaultdict[str, Horizon] = defaultdict(Horizon)
         self.groups: dict[str, Turns] = {}
@@ -49,7 +56,17 @@ class Claimer:
         return [claim for name in names if (claim := self.claim_of(name, share, now))]
 
     def claim_of(self, name: str, share: int, now: float) -> Claim | None:
-        """Return what to claim of a queue; nothing when its groups have nothing left."""
+        """Return what to claim of a queue; nothing when its groups have nothing left.
+
+        Of a limited queue no more than threads may begin at once.
+        """
+        limits = self.limits_of(name)
+        if limits is not None and limits.slows:
+            claim = self.unlimited(name, min(share, self.plan.threads), now)
+            return claim and claim._replace(limits=limits, places=())
+        return self.unlimited(name, share, now)
+
+    def unlimited(self, name: str, share: int, now: float) -> Claim | None:
         if self.takes_turns(name):
             groups = self.groups_of(name).next(share)
             if not groups:
@@ -99,6 +116,18 @@ class Claimer:
             elif not leases:
                 self.rota.drop(claim.queue_name)
         self.poll_next(ended, any(found))
+
+    def note_limited(self, claim: Claim, leases: Sequence[Lease], wait: timedelta | None, now: float) -> None:
+        """Learn from a claim of a limited queue: when to ask for more of it."""
+        name = claim.queue_name
+        if self.takes_turns(name):
+            self.groups_of(name).note(list(claim.groups), claim.limit, len(leases))
+        if wait is None:
+            self.rota.drop(name)
+        elif not leases:
+            self.rota.drop(name)
+            self.rota.doubt(name, now + wait.total_seconds())
+        self.poll_next(now, bool(leases))
 
     def note_places(self, claim: Claim, leases: Sequence[Lease], is_full: bool, began: float, ended: float) -> None:
         horizon = self.horizons[claim.queue_name]

@@ -4,12 +4,15 @@ import logging
 import threading
 import time
 from collections.abc import Collection
+from datetime import timedelta
 
 from django.db import Error as DatabaseFailure
+from django.db.utils import OperationalError
 
 from ..leases import Lease
+from ..limits import limits_of
 from ..outcomes import Released
-from ..storage import ANY_QUEUE, Claim, Storage
+from ..storage import ANY_QUEUE, Claim, Storage, is_locked
 from ..tally import Tally
 from ..verdicts import settlement
 from ..wake import WINDOW_SECONDS
@@ -31,6 +34,7 @@ LONGEST_REST_SECONDS = 2.5  # however seldom it polls, others see that it goes o
 LEAK_LOOK_SECONDS = 2.0
 REST_SECONDS = 1.0  # with nothing in hand, until others may rest too
 STALE_SECONDS = 1.0  # how long a lease may wait for a thread before it is given back
+BUSY_LIMIT = timedelta(seconds=0.05)  # until the next look at a queue whose row is locked
 STILL_SECONDS = 0.002  # how long it may stand still before the whole crew is called
 
 
@@ -52,7 +56,7 @@ class Engine:
         self.held: dict[tuple[int, int], Lease] = {}
         self.settler = Settler(store, self.desk, self.held, announcer, tally)
         self.pace = self.settler.pace
-        self.claimer = Claimer(plan, store, runner.options.priority_ageing)
+        self.claimer = Claimer(plan, store, runner.options.priority_ageing, limits_of)
         self.patience = Patience("engine", plan.patience_seconds)
         self.taken = 0  # leases claimed so far, also those given back
         self.failures = 0
@@ -125,10 +129,27 @@ class Engine:
             # Slow jobs: a thread is free for another only when its outcome is written.
             self.exchange([])
         claims = [] if self.release_stale() else self.claimer.claims(self.room(), time.monotonic())
-        self.exchange(claims)
+        self.claim_limited([claim for claim in claims if claim.limits])
+        self.exchange([claim for claim in claims if not claim.limits])
+        if self.desk.freed:
+            names, self.desk.freed = self.desk.freed, set()
+            self.claimer.call(names, time.monotonic())
         if not self.settler.waiting:
             self.settler.count()
         return self.delay()
+
+    def claim_limited(self, claims: list[Claim]) -> None:
+        """Claim of limited queues, one after another: each decides under a lock of its own."""
+        for claim in claims:
+            self.desk.limited.add(claim.queue_name)
+            try:
+                leases, wait = self.store.take_limited(self.plan.worker_id, claim, self.plan.lease)
+            except OperationalError as error:
+                if not is_locked(error):
+                    raise
+                leases, wait = [], BUSY_LIMIT
+            self.claimer.note_limited(claim, leases, wait, time.monotonic())
+            self.begin(leases, first=True)
 
     def exchange(self, claims: list[Claim]) -> None:
         """Claim, and write what is finished, in one go: executors have work while their outcomes are written."""
@@ -235,7 +256,7 @@ class Engine:
         """Return how many coroutines may be held beside the threads' jobs, as long as coroutines keep coming."""
         return self.plan.async_slots if self.coroutines_seen else self.loop.held
 
-    def begin(self, leases: list[Lease]) -> None:
+    def begin(self, leases: list[Lease], first: bool = False) -> None:
         if not leases:
             return
         self.taken += len(leases)
@@ -247,7 +268,7 @@ class Engine:
         if coroutines:
             self.loop.put(coroutines)
             leases = [lease for lease in leases if not is_async(lease)]
-        self.threads.put(leases, self.pace.crew(self.plan.threads))
+        self.threads.put(leases, self.pace.crew(self.plan.threads), first)
         if had_rested:
             self.roused.set()
 

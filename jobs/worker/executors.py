@@ -19,6 +19,7 @@ from .slots import Ring, Slots
 log = logging.getLogger("jobs")
 
 FLUSH_AT = 250  # outcomes waiting to be written
+GRANT_SECONDS = 0.1  # what a rate limit has allowed starts within that, or not at all
 RESTED_SECONDS = 0.1  # since a thread's last job began: its connections may have ended meanwhile
 
 
@@ -33,15 +34,22 @@ class Desk:
         self.lost: set[tuple[int, int]] = set()  # leases found gone before they were started
         self.last_start = time.monotonic()
         self.is_kept: Callable[[Lease, float], bool] = always
+        self.limited: set[str] = set()  # queues whose jobs must start at once, or not with this lease
+        self.freed: set[str] = set()  # those of which a job has ended
 
     def may_start(self, lease: Lease, now: float) -> bool:
         """Say whether a lease that has waited here is still ours, as far as this process can know."""
         self.last_start = now
+        if self.limited and lease.queue_name in self.limited and now - lease.claimed_monotonic > GRANT_SECONDS:
+            return False
         return self.is_kept(lease, now) and not (self.lost and lease.key in self.lost)
 
     def hand_in(self, finished: Finished, dry: bool) -> None:
         """Take an outcome; wake the engine when enough have come together or there is nothing else to run."""
         self.finished.append(finished)
+        if self.limited and (name := finished.lease.queue_name) in self.limited:
+            self.freed.add(name)
+            dry = True  # somebody may wait for its place
         if (dry or len(self.finished) >= FLUSH_AT) and not self.bell.is_set():
             self.bell.set()
 
@@ -75,9 +83,12 @@ class Threads:
             call.acquire()
             thread.start()
 
-    def put(self, leases: Sequence[Lease], crew: int) -> None:
-        """Add work for `crew` threads."""
-        self.buffer.extend(leases)
+    def put(self, leases: Sequence[Lease], crew: int, first: bool = False) -> None:
+        """Add work for `crew` threads, before all that waits or behind it."""
+        if first:
+            self.buffer.extendleft(reversed(leases))
+        else:
+            self.buffer.extend(leases)
         self.call(crew)
 
     def call(self, crew: int) -> None:

@@ -97,15 +97,6 @@ def test_the_list_tells_how_full_each_queue_is(admin_client):
     assert "2 hours" in text
 
 
-def test_what_is_not_built_yet_is_not_shown(admin_client):
-    queue = Queue.objects.create(name="default")
-
-    text = admin_client.get(reverse("admin:jobs_queue_change", args=[queue.pk])).content.decode()
-
-    assert "max_running" not in text
-    assert "Not built yet" not in text
-
-
 @pytest.mark.parametrize("model", ["queue", "job", "worker"])
 def test_no_live_worker_is_the_first_thing_that_is_said(model, admin_client):
     a_worker(silent_for=timedelta(minutes=5))
