@@ -43,7 +43,7 @@ class Gauge:
 
 
 class Door:
-    """Lets jobs into queues, or not. Threads: shared; one of them looks, the others go by what is known."""
+    """Lets jobs into queues, or not. Threads: shared."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -71,17 +71,10 @@ class Door:
     def gauge(self, queue_name: str, limits: QueueLimits) -> Gauge:
         now = time.monotonic()
         known = self.gauges.get(queue_name)
-        if known is not None and not known.is_stale(limits, now) and not in_test_case():
-            return known
-        # Who comes while another looks goes by what is known.
-        if not self.lock.acquire(blocking=known is None):
-            return known  # type: ignore[return-value]
-        try:
+        if known is None or known.is_stale(limits, now) or in_test_case():
             depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
-            self.gauges[queue_name] = found = Gauge(depth, oldest.total_seconds(), now)
-            return found
-        finally:
-            self.lock.release()
+            known = self.gauges[queue_name] = Gauge(depth, oldest.total_seconds(), now)
+        return known
 
     def admit(self, queue_name: str, priority: int, jobs: int = 1) -> timedelta | None:
         """Let jobs in that are due now; return how much later they are to run, where a full queue defers them.
@@ -91,10 +84,12 @@ class Door:
         limits = self.limits_of(queue_name)
         if limits is None or (limits.max_depth is None and limits.max_age is None):
             return None
-        gauge = self.gauge(queue_name, limits)
-        if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
-            gauge.added += jobs
-            return None
+        # One after another, also while one of them looks: else each would go by what was before all others.
+        with self.lock:
+            gauge = self.gauge(queue_name, limits)
+            if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
+                gauge.added += jobs
+                return None
         wait = min(LONGEST, max(SHORTEST, gauge.oldest / 10))
         if limits.on_full == "defer":
             return timedelta(seconds=wait)

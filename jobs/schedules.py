@@ -39,18 +39,21 @@ def declarations() -> dict[str, Declaration]:
     return {**DECLARED, **conf.options().schedules}
 
 
-def sync(wanted: Mapping[str, Declaration]) -> None:
-    """Let the rows of schedules that are declared follow the code. What people have switched stays switched.
+def sync(wanted: Mapping[str, Declaration]) -> bool:
+    """Let the rows of schedules that are declared follow the code; return whether any has changed.
+
+    What people have switched stays switched.
 
     One that no code has declared for as long as a deploy may take disables itself: others may run other code.
     """
     store = storage()
     rows = store.rows(Schedule)
+    changed = False
     for declaration in wanted.values():
         try:
             with store.atomic():
                 store.limit_lock_waits()
-                follow(declaration)
+                changed = follow(declaration) or changed
         except IntegrityError:
             log.info("another worker declares it too", extra={"schedule": declaration.name})
         except OperationalError as error:
@@ -60,15 +63,16 @@ def sync(wanted: Mapping[str, Declaration]) -> None:
     rows.filter(name__in=wanted, declared=True).update(declared_at=moment)
     gone = rows.filter(declared=True, declared_at__lt=moment - DEPLOY).exclude(problem=NOT_DECLARED)
     gone.update(problem=NOT_DECLARED, next_at=None)
+    return changed
 
 
-def follow(declaration: Declaration) -> None:
+def follow(declaration: Declaration) -> bool:
     rows = storage().rows(Schedule)
     row = rows.select_for_update().filter(name=declaration.name).first() or Schedule(name=declaration.name)
     written = {name: getattr(declaration, name) for name in ("task_path", *WRITTEN)}
     changed = {name for name, value in written.items() if getattr(row, name) != value}
     if row.declared and not row.problem and not changed and not is_ahead(row):
-        return
+        return False
     for name in changed:
         setattr(row, name, written[name])
     is_mended = bool(row.problem)
@@ -76,6 +80,7 @@ def follow(declaration: Declaration) -> None:
     if changed & set(TIMES) or is_mended or row.next_at is None or is_ahead(row):
         plan(row)
     row.save(using=storage().alias)
+    return True
 
 
 def is_ahead(schedule: Schedule) -> bool:
@@ -167,12 +172,13 @@ class Keeper:
         due = store.rows(Schedule).filter(next_at__lte=moment).exclude(pk__in=self.put_off).order_by("next_at", "pk")
         settled = 0
         for pk in due.values_list("pk", flat=True)[:AT_ONCE]:
+            row = None
             try:
                 with store.atomic():
                     store.limit_lock_waits()
                     # Whoever has it locked looks after it.
                     row = due.select_for_update(skip_locked=True).filter(pk=pk).first()
-                    done = row is None or self.look_after(row, moment)
+                    done = row is not None and self.look_after(row, moment)
             except (DatabaseError, InterfaceError) as error:
                 if not is_locked(error) and not store.connection.is_usable():
                     raise
@@ -181,7 +187,7 @@ class Keeper:
             if done:
                 settled += 1
                 self.failing_since.pop(pk, None)
-            else:
+            elif row is not None:
                 self.put_off[pk] = now + PUT_OFF_SECONDS
         return settled
 

@@ -209,12 +209,15 @@ class ScheduleFigures:
 
 
 def schedules(now: datetime) -> ScheduleFigures:
-    rows = Schedule.objects.order_by()
-    broken, healthy = rows.exclude(problem=""), rows.filter(problem="")
-    first = rows.filter(next_at__isnull=False).aggregate(at=models.Min("next_at"))["at"]
-    late = max(timedelta(), now - first) if first else timedelta()
-    kinds = {"enabled": healthy.filter(enabled=True), "disabled": healthy.filter(enabled=False), "broken": broken}
-    return ScheduleFigures(late=late, **{kind: found[:MAX_COUNTED].count() for kind, found in kinds.items()})
+    healthy = models.Q(problem="")
+    found = Schedule.objects.aggregate(
+        on=models.Count("pk", filter=healthy & models.Q(enabled=True)),
+        off=models.Count("pk", filter=healthy & models.Q(enabled=False)),
+        broken=models.Count("pk", filter=~healthy),
+        first=models.Min("next_at"),
+    )
+    late = max(timedelta(), now - found["first"]) if found["first"] else timedelta()
+    return ScheduleFigures(found["on"], found["off"], found["broken"], late)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from jobs import checks, conf, decorator, metrics, signals
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-NAMED = set(re.findall(r"`([^`]+)`", REFERENCE))
+NAMED = set(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", REFERENCE, flags=re.DOTALL)))
 
 PROMISE = (
     "*Execution is at least once; at most one completion per lease is accepted; an effect in the jobs' "

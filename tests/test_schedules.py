@@ -151,7 +151,7 @@ def test_a_worker_that_dies_before_its_commit_leaves_the_time_to_others(monkeypa
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"kwargs": {"nobody": 1}}, "nobody"),
+        ({"kwargs": {"a": 1, "b": 2, "nobody": 1}}, "nobody"),
         ({"task_path": "tests.validated.formed", "kwargs": {"to": "nobody", "days": 1}}, "to: Enter a valid email"),
         ({"every": None, "cron": "0 0 1 1 *", "time_zone": "Mars/Phobos"}, "no time zone 'Mars/Phobos'"),
     ],

@@ -59,6 +59,8 @@ class ScheduleForm(forms.ModelForm):
         given = super().clean() or {}
         if "kwargs" in self.fields:
             self.instance.kwargs = given.get("kwargs") or {}
+            if not isinstance(self.instance.kwargs, dict):
+                self.add_error("kwargs", _("It must be a JSON object: the task's keyword arguments."))
         for name in ("cron", "time_zone", "every", "starts_at"):
             if name in given:
                 setattr(self.instance, name, given[name])

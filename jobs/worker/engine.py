@@ -61,7 +61,7 @@ class Engine:
         self.taken = 0  # leases claimed so far, also those given back
         self.failures = 0
         self.leaks_until = self.leaks_at = 0.0  # until when, and when next, to look for leases that nobody here knows
-        self.coroutines_seen = False  # in the newest claim
+        self.coroutine_share = 0.0  # of the newest claim
         self.claimed_at = self.wrote_at = self.claim_took = 0.0
         self.draining = False
         self.retired = False  # a job ignores its timeout: nothing new starts here
@@ -240,11 +240,13 @@ class Engine:
             return 0
         # A locked row has given up its thread, though not its lease.
         threads, held = self.plan.threads, len(self.held) - min(len(self.settler.locked), BATCH)
-        ahead = self.pace.ahead(threads)
+        at_once = threads + int(self.coroutine_share * self.plan.async_slots)
+        ahead = self.pace.ahead(at_once)
         limit = 1 if self.plan.solo else threads + ahead + self.async_share()
         room = limit - held
         if ahead and not self.plan.solo:
-            begun = self.settler.waiting + min(len(self.threads.buffer), self.pace.soon(threads))
+            waiting = len(self.threads.buffer) + len(self.loop.waiting)
+            begun = self.settler.waiting + min(waiting, self.pace.soon(at_once))
             room = min(room + begun, limit + 2 * BATCH - held)
             if room < ahead // 2:
                 return 0
@@ -254,7 +256,7 @@ class Engine:
 
     def async_share(self) -> int:
         """Return how many coroutines may be held beside the threads' jobs, as long as coroutines keep coming."""
-        return self.plan.async_slots if self.coroutines_seen else self.loop.held
+        return self.plan.async_slots if self.coroutine_share else self.loop.held
 
     def begin(self, leases: list[Lease], first: bool = False) -> None:
         if not leases:
@@ -264,7 +266,7 @@ class Engine:
         had_rested = self.has_rested(REST_SECONDS)
         self.held.update((lease.key, lease) for lease in leases)
         coroutines = [lease for lease in leases if is_async(lease)]
-        self.coroutines_seen = bool(coroutines)
+        self.coroutine_share = len(coroutines) / len(leases)
         if coroutines:
             self.loop.put(coroutines)
             leases = [lease for lease in leases if not is_async(lease)]

@@ -242,22 +242,22 @@ class Housekeeping:
         """Enqueue what schedules are due for; return the pulse with the next time that this worker can do it for."""
         if (now := time.monotonic()) >= self.sync_at:
             self.sync_at = now + SYNC_SECONDS
-            self.sync()
-            return pulse._replace(next_tick=timedelta())
+            if self.sync():
+                return pulse._replace(next_tick=timedelta())
         if pulse.next_tick is None or pulse.next_tick > timedelta():
             return pulse
         self.patience.again()
         # What has been due is left to others, or is looked at again at the next beat.
         return pulse._replace(next_tick=timedelta() if self.keeper.enqueue_due() else None)
 
-    def sync(self) -> None:
-        """Let schedules follow the code. Code that cannot be loaded must stop nothing else."""
+    def sync(self) -> bool:
+        """Let schedules follow the code; return whether any did. Code that cannot be loaded must stop nothing else."""
         try:
             declared = schedules.declarations()
         except (Exception, SystemExit):
             log.exception("schedules in code could not be read")
-            return
-        schedules.sync(declared)
+            return False
+        return schedules.sync(declared)
 
     def look_at_queues(self) -> None:
         ready = self.store.ready_queues()

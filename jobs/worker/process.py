@@ -3,6 +3,7 @@
 Started as `python -m jobs.worker.process FDS`, never by hand.
 """
 
+import contextlib
 import gc
 import json
 import logging
@@ -170,7 +171,8 @@ def main(argv: list[str]) -> int:
     else:
         os.environ["PYTHONPATH"] = boot["PYTHONPATH"]
     load()
-    os.write(report_fd, b'{"loaded": true}\n')
+    with contextlib.suppress(OSError):  # the supervisor may be gone: the end of the other pipe says so too
+        os.write(report_fd, b'{"loaded": true}\n')
     if not select.select([orders], [], [], 0)[0]:
         tidy_up_while_waiting()
     if not (line := orders.readline()):

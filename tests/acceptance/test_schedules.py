@@ -52,7 +52,7 @@ def test_what_was_missed_while_no_worker_ran_is_one_job(worker, ledger, eventual
 
 def test_a_broken_schedule_takes_no_worker_along(worker, ledger, eventually):
     broken = every_second(ledger)
-    Schedule.objects.update(kwargs={"nobody": 1})
+    Schedule.objects.update(kwargs=broken.kwargs | {"nobody": 1})
     tree = worker().wait_ready()
 
     eventually(lambda: Schedule.objects.exclude(problem="").exists(), within=10)

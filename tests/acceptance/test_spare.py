@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ LONG_LEASE = ("--lease", "60", "--poll-interval", "0.2")
 @pytest.fixture
 def tree(worker, eventually):
     found = worker(*LONG_LEASE, "--threads", "3", spare=True).wait_ready()
-    eventually(lambda: len(found.children()) == 2, within=10)
+    eventually(lambda: len(found.children()) == 2 and waits(spare_of(found)), within=15)
     return found
 
 
@@ -31,7 +32,14 @@ def spare_of(tree) -> psutil.Process:
     return spare
 
 
-def test_a_spare_takes_the_place_of_a_process_that_died_and_another_is_kept(tree, ledger, eventually):
+def waits(spare: psutil.Process) -> bool:
+    """Say whether a process has loaded all that it can, and does nothing any more."""
+    before = spare.cpu_times()
+    time.sleep(0.3)
+    return spare.cpu_times() == before and before.user > 0.2
+
+
+def test_a_spare_runs_on_what_a_process_that_died_was_running_and_another_is_kept(tree, ledger, eventually):
     spare = spare_of(tree)
     held = tasks.hold.enqueue(ledger=str(ledger), name="held")
     eventually(lambda: ledger.has("held started"))
@@ -41,12 +49,12 @@ def test_a_spare_takes_the_place_of_a_process_that_died_and_another_is_kept(tree
 
     eventually(lambda: ledger.count("held started") == 2)
     pid = Worker.objects.get(worker_id=row_of(held).leased_by).pid
-    # The one job of a process runs on in an ordinary one, which the spare becomes.
     assert pid == spare.pid
     ledger.open()
     eventually(lambda: have_succeeded(held))
     assert outcomes_of(held) == ["lost"]
-    eventually(lambda: len(tree.children()) == 2 and spare_of(tree).pid not in (spare.pid, dead), within=10)
+    known = {spare.pid, dead}
+    eventually(lambda: {process.pid for process in tree.children()} - at_work() - known, within=15)
 
 
 def test_a_spare_runs_the_suspects_alone_while_a_new_process_is_still_starting(tree, ledger, eventually):

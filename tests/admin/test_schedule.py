@@ -62,7 +62,7 @@ def test_a_person_adds_a_schedule_of_a_task_that_is_registered(admin_client):
         ({"cron": ""}, None, "either cron or every"),
         ({"every": "00:05:00"}, "cron", "either cron or every"),
         ({"task_path": "os.system"}, "task_path", "not one of the available choices"),
-        ({"kwargs": '{"nobody": 1}'}, "kwargs", "nobody"),
+        ({"kwargs": '{"a": 1, "b": 2, "nobody": 1}'}, "kwargs", "nobody"),
         ({"kwargs": "[1]"}, "kwargs", "object"),
     ],
 )

@@ -13,7 +13,7 @@ from django.db import DatabaseError, DataError, OperationalError, connection, tr
 from django.db.models import F
 
 from jobs.leases import Lease
-from jobs.models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue
+from jobs.models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue, Schedule
 from jobs.outcomes import (
     Buried,
     Cancelled,
@@ -288,7 +288,8 @@ def test_a_claim_for_groups_keeps_to_its_limit_and_to_paused_queues(store):
 
     queue.delete()
     assert len(take(store, 2, "a", "b", "c")) == 2
-    assert len(take(store, 2, "a", "b", "c")) == 1
+    assert len(take(store, 2, "a", "b", "c")) == 0  # of two, the first two groups have one each
+    assert len(take(store, 3, "a", "b", "c")) == 1
 
 
 def test_groups_with_ready_jobs_are_named_page_by_page(store):
@@ -1096,15 +1097,27 @@ def test_promote_works_in_bounded_batches_oldest_first(store):
 
 
 def test_a_pulse_promotes_and_says_when_the_next_job_is_due(store):
-    assert store.pulse() == (0, False, False, False, None)
+    assert store.pulse() == (0, False, False, False, None, None)
     add(store, delay=timedelta(hours=2))
     due = add(store, delay=timedelta(hours=1))
     age(7200, column="run_after", pk=due)
 
-    promoted, has_expired, *_, next_due = store.pulse()
+    pulse = store.pulse()
 
-    assert (promoted, has_expired, state_of(due)) == (1, False, State.READY)
-    assert timedelta(minutes=119) < next_due <= timedelta(hours=2)
+    assert (pulse.promoted, pulse.has_expired_leases, state_of(due)) == (1, False, State.READY)
+    assert pulse.next_due is not None
+    assert timedelta(minutes=119) < pulse.next_due <= timedelta(hours=2)
+
+
+def test_a_pulse_says_when_a_schedule_is_due(store):
+    moment = store.now()
+    for name, next_at in (("soon", moment + timedelta(minutes=5)), ("later", moment + WEEK), ("never", None)):
+        Schedule.objects.create(name=name, task_path="t", every=WEEK, next_at=next_at)
+
+    pulse = store.pulse()
+
+    assert pulse.next_tick is not None
+    assert timedelta(minutes=4) < pulse.next_tick <= timedelta(minutes=5)
 
 
 def test_a_pulse_says_whether_a_lease_has_expired(store):
@@ -1138,9 +1151,9 @@ def test_ready_queues_tells_what_waits_where(store):
     found = {queue.name: tuple(queue)[1:] for queue in store.ready_queues()}
 
     assert found == {
-        "plain": (True, False, False, False),
-        "suspect": (False, True, False, True),
-        "paused": (True, False, True, False),
+        "plain": (True, False, False, False, False),
+        "suspect": (False, True, False, True, False),
+        "paused": (True, False, True, False, False),
     }
 
 
