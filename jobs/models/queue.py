@@ -45,6 +45,7 @@ class Queue(models.Model):
         max_length=6,
         blank=True,
         default="",
+        db_default="",
         choices=OnFull,
         help_text=_("What becomes of jobs that are enqueued while it is full. Empty: as the settings say."),
     )
