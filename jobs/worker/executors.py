@@ -201,7 +201,7 @@ class Loop:
         self.ring = desk.slots.ring(first_row)  # the one after those of the threads
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="event-loop", daemon=True)
-        self.tasks: set[Any] = set()
+        self.tasks: dict[int, Any] = {}  # by row: the loop itself keeps only a weak reference
         self.waiting: deque[Lease] = deque()
 
     def start(self) -> None:
@@ -236,10 +236,7 @@ class Loop:
                 self.desk.hand_in(not_started(lease), dry=True)
 
     def begin(self, lease: Lease, row: int) -> None:
-        task = self.loop.create_task(self.work(lease, row))
-        # The loop itself keeps only a weak reference.
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[row] = self.loop.create_task(self.work(lease, row))
 
     async def work(self, lease: Lease, row: int) -> None:
         try:
@@ -249,6 +246,7 @@ class Loop:
         if finished.started is not None:
             self.ring.add(*lease.key)
         self.desk.slots.clear(row)
+        del self.tasks[row]
         self.free.append(row)
         self.begin_waiting()
         self.desk.hand_in(finished, dry=not self.waiting)

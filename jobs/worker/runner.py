@@ -246,13 +246,9 @@ class AsyncRunner(Runner):
         call = prepared(lease, self.options)
         if not isinstance(call, Call):
             return Finished(lease, call, None, time.monotonic())
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        gate = TaskGate(loop, task)
-
-        def cancel() -> None:
-            gate.interrupt(CancelRequested("cancelled on request"))
-
-        run = Run(lease, gate, timeout_seconds(lease, call.callee), cancel)
+        task = asyncio.current_task()
+        gate = TaskGate(task.get_loop(), task)  # type: ignore[union-attr]
+        run = Run(lease, gate, timeout_seconds(lease, call.callee), gate.cancel_on_request)
         token = self.begin(run, watch)
         try:
             started = time.monotonic()
@@ -260,7 +256,17 @@ class AsyncRunner(Runner):
             error: BaseException | None = None
             try:
                 gate.open()
-                value = await self.acalled(run, call)
+                if time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
+                    await self.refresh_connections()
+                if is_heard(task_started, logging.INFO):
+                    # Not in the loop's own thread: receivers may use the database, or be coroutines themselves.
+                    await sync_to_async(announce_start)(lease)
+                arguments = self.arguments(run, call) if call.callee.takes_context else call.args
+                if lease.idempotency_key:
+                    function = partial(call.callee.function, *arguments, **call.kwargs)
+                    value = await self.guard(run, call).arun(function)
+                else:
+                    value = await call.callee.function(*arguments, **call.kwargs)
             except asyncio.CancelledError as cancelled:
                 error = gate.error or cancelled
             except BaseException as raised:
@@ -270,22 +276,10 @@ class AsyncRunner(Runner):
             self.end(run, token)
         return Finished(lease, self.outcome(run, call, value, error), started, time.monotonic())  # type: ignore[arg-type]
 
-    async def acalled(self, run: Run, call: Call) -> Any:
-        await self.refresh_connections()
-        if is_heard(task_started, logging.INFO):
-            # Not in the loop's own thread: receivers may use the database, or be coroutines themselves.
-            await sync_to_async(announce_start)(run.lease)
-        arguments = self.arguments(run, call) if call.callee.takes_context else call.args
-        function = partial(call.callee.function, *arguments, **call.kwargs)
-        if run.lease.idempotency_key:
-            return await self.guard(run, call).arun(function)
-        return await function()
-
     async def refresh_connections(self) -> None:
         """Tidy the one thread in which coroutines use the database, now and then: nobody else does."""
-        if time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
-            self.refreshed_at = time.monotonic()
-            await sync_to_async(refreshed)()
+        self.refreshed_at = time.monotonic()
+        await sync_to_async(refreshed)()
 
 
 def refreshed() -> None:
@@ -301,6 +295,9 @@ class TaskGate(Gate):
     def __init__(self, loop: Any, task: Any) -> None:
         Gate.__init__(self, shut=True)
         self.loop, self.task = loop, task
+
+    def cancel_on_request(self) -> None:
+        self.interrupt(CancelRequested("cancelled on request"))
 
     def deliver(self, kind: type[Interruption]) -> None:
         self.loop.call_soon_threadsafe(self.cancel)
