@@ -150,11 +150,15 @@ class Supervisor:
                     while self.receiver.recv(4096):
                         pass
 
-    def is_calm(self) -> bool:
-        """Say whether all seats are taken by processes that work, with none to start, watch closely or end."""
-        if self.stopping or self.tree.drain or self.solos:
+    def all_have_started(self) -> bool:
+        """Say whether no process that is to work is still starting, or has yet to."""
+        if self.stopping or self.tree.drain or any(solo.child and not solo.child.ready for solo in self.solos):
             return False
         return all(seat.child.ready if seat.child else seat.finished for seat in self.seats)
+
+    def is_calm(self) -> bool:
+        """Say whether all seats are taken by processes that work, with none to start, watch closely or end."""
+        return not self.solos and self.all_have_started()
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -223,7 +227,7 @@ class Supervisor:
             # Whatever ails it, the next process in a seat has it too, and is reported.
             self.dismiss_spare()
             self.spare_at = now + SPARE_AGAIN_SECONDS
-        if self.tree.spare and not self.spare and now >= self.spare_at and self.is_calm():
+        if self.tree.spare and not self.spare and now >= self.spare_at and self.all_have_started():
             try:
                 self.spare = Child()
             except OSError as error:
