@@ -129,6 +129,8 @@ class Engine:
             # Slow jobs: a thread is free for another only when its outcome is written.
             self.exchange([])
         claims = [] if self.release_stale() else self.claimer.claims(self.room(), time.monotonic())
+        if self.desk.limited:  # a limit may have been lifted
+            self.desk.limited.difference_update(claim.queue_name for claim in claims if not claim.limits)
         self.claim_limited([claim for claim in claims if claim.limits])
         self.exchange([claim for claim in claims if not claim.limits])
         if self.desk.freed:

@@ -452,3 +452,95 @@ def test_an_order_to_drain_cuts_the_pause_after_a_failure_short(engine_of):
     engine.hold_off(60.0)
 
     assert time.monotonic() - began < 30
+
+
+# Limited queues
+
+
+@pytest.fixture
+def limited(settings):
+    """Limit the queue `default`, as the settings do."""
+
+    def limit(**given):
+        queues = {"default": given} if given else {}
+        settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": {"queues": queues}}}
+
+    return limit
+
+
+def test_a_limited_queue_is_claimed_as_far_as_it_may_run_and_on_as_soon_as_a_job_is_written(engine_of, limited):
+    limited(max_running=1)
+    enqueue(3)
+    engine = engine_of()
+
+    engine.tick()
+    [lease] = take(engine)
+    engine.tick()
+    assert take(engine) == []
+
+    engine.desk.hand_in(Finished(lease, Succeeded("1"), time.monotonic(), time.monotonic()), dry=False)
+    engine.tick()
+    engine.tick()
+    assert len(take(engine)) == 1
+
+
+def test_a_limited_queue_is_never_claimed_ahead_of_threads(engine_of, limited):
+    limited(rate_limit=100)
+    enqueue(10)
+    engine = engine_of()
+    engine.pace.observe(0.001, 500)
+
+    engine.tick()
+
+    assert len(take(engine)) == engine.plan.threads
+
+
+def test_a_grant_that_does_not_begin_at_once_is_given_back(engine_of, limited):
+    limited(rate_limit=100)
+    enqueue(1)
+    engine = engine_of()
+    engine.tick()
+    [lease] = take(engine)
+
+    assert engine.desk.may_start(lease, lease.claimed_monotonic + 0.09)
+    assert not engine.desk.may_start(lease, lease.claimed_monotonic + 0.11)
+
+
+def test_what_is_claimed_once_a_limit_is_lifted_may_wait(engine_of, limited):
+    limited(rate_limit=100)
+    enqueue(5)
+    engine = engine_of()
+    engine.tick()
+    for lease in take(engine):
+        hand_in(engine, lease)
+
+    limited()
+    engine.tick()
+    engine.tick()
+
+    lease, *_ = take(engine)
+    assert engine.desk.may_start(lease, lease.claimed_monotonic + 0.5)
+
+
+def test_a_row_that_is_locked_costs_a_limited_queue_a_moment_and_no_other_anything(engine_of, limited, monkeypatch):
+    limited(max_running=5)
+    enqueue(1)
+    tasks.add.using(queue_name="email").enqueue(1)
+    engine = engine_of()
+
+    def locked(*args):
+        error = OperationalError("lock timeout")
+        error.__cause__ = Exception()
+        error.__cause__.sqlstate = "55P03"
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.store, "take_limited", locked)
+        engine.tick()
+        engine.tick()
+    assert [lease.queue_name for lease in take(engine)] == ["email"]
+    assert 0 < engine.claimer.next_look_at() - time.monotonic() < 0.1
+
+    time.sleep(0.06)
+    engine.tick()
+    assert [lease.queue_name for lease in take(engine)] == ["default"]
