@@ -21,6 +21,12 @@ PORTION = 4  # a process that has added a quarter of what was free looks again
 SHORTEST, LONGEST = 1.0, 60.0  # seconds until whoever was refused should try again
 
 
+# Queues in whose row a person has written a limit.
+WRITTEN = ~Q(on_full="")
+for name in ("max_depth", "max_age", "shed_below", "max_running", "rate_limit", "rate_period"):
+    WRITTEN |= Q(**{f"{name}__isnull": False})
+
+
 @dataclass
 class Gauge:
     """What a process knows of one queue. Units: seconds, monotonic moments."""
@@ -46,7 +52,8 @@ class Door:
     """Lets jobs into queues, or not. Threads: shared."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # held for no longer than it takes to count
+        self.looked_at: set[str] = set()  # queues that somebody looks into right now
         self.gauges: dict[str, Gauge] = {}
         self.rows: dict[str, QueueLimits] = {}
         self.rows_read_at = float("-inf")
@@ -59,22 +66,34 @@ class Door:
         return self.rows.get(queue_name) or conf.options().queues.get(queue_name)
 
     def read_rows(self) -> None:
-        self.rows_read_at = time.monotonic()
-        limited = Q(max_depth__isnull=False) | Q(max_age__isnull=False)
-        limited |= Q(max_running__isnull=False) | Q(rate_limit__isnull=False)
+        before, self.rows_read_at = self.rows_read_at, time.monotonic()  # others need not read them too
         defaults = conf.options().queues
-        self.rows = {
-            row.name: written_over(defaults.get(row.name, QueueLimits()), row)
-            for row in storage().rows(Queue).filter(limited)
-        }
+        try:
+            rows = list(storage().rows(Queue).filter(WRITTEN))
+        except BaseException:
+            self.rows_read_at = before
+            raise
+        self.rows = {row.name: written_over(defaults.get(row.name, QueueLimits()), row) for row in rows}
 
     def gauge(self, queue_name: str, limits: QueueLimits) -> Gauge:
         now = time.monotonic()
         known = self.gauges.get(queue_name)
-        if known is None or known.is_stale(limits, now) or in_test_case():
+        if known and not known.is_stale(limits, now) and not in_test_case():
+            return known
+        with self.lock:
+            if known and queue_name in self.looked_at:
+                return known  # who comes while another looks goes by what is known
+            self.looked_at.add(queue_name)
+            added = known.added if known else 0
+        try:
             depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
-            known = self.gauges[queue_name] = Gauge(depth, oldest.total_seconds(), now)
-        return known
+            with self.lock:
+                # What was let in meanwhile may not be seen yet.
+                meanwhile = known.added - added if known else 0
+                found = self.gauges[queue_name] = Gauge(depth, oldest.total_seconds(), now, meanwhile)
+        finally:
+            self.looked_at.discard(queue_name)
+        return found
 
     def admit(self, queue_name: str, priority: int, jobs: int = 1) -> timedelta | None:
         """Let jobs in that are due now; return how much later they are to run, where a full queue defers them.
@@ -84,9 +103,9 @@ class Door:
         limits = self.limits_of(queue_name)
         if limits is None or (limits.max_depth is None and limits.max_age is None):
             return None
-        # One after another, also while one of them looks: else each would go by what was before all others.
+        gauge = self.gauge(queue_name, limits)
         with self.lock:
-            gauge = self.gauge(queue_name, limits)
+            gauge = self.gauges.get(queue_name, gauge)
             if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
                 gauge.added += jobs
                 return None

@@ -54,6 +54,11 @@ class QueueAdmin(ConfirmingAdmin):
         # Of its limits: all else on the page is for reading.
         return request.user.has_perm("jobs.change_queue")
 
+    def save_model(self, request: HttpRequest, obj: Queue, form: Any, change: bool) -> None:
+        # Nothing but what was written: somebody may have paused it meanwhile.
+        if form.changed_data:
+            obj.save(update_fields=form.changed_data)
+
     def has_pause_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.change_queue")
 

@@ -39,7 +39,10 @@ class Queue(models.Model):
         help_text=_("So many ready jobs are enough: then it is full. Empty: as the settings say."),
     )
     max_age = models.DurationField(
-        null=True, blank=True, help_text=_("Full, too, when its oldest ready job has waited so long.")
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(timedelta(milliseconds=1))],
+        help_text=_("Full, too, when its oldest ready job has waited so long."),
     )
     on_full = models.CharField(
         max_length=6,

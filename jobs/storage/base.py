@@ -39,8 +39,10 @@ ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody know
 
 # A place among those that may run becomes free whenever a job ends, wherever it ran.
 SOON = timedelta(seconds=0.1)
-# Of limited queues: how often one that claims deletes old grants, and how many.
-PRUNE_ODDS, PRUNED_GRANTS = 0.02, 2_000
+# Grants of limited queues: after so many leases, on average, so many old ones are deleted. Others may know a longer
+# period, so they are kept for longer than the period that is known here.
+PRUNED_PER_LEASES, PRUNED_GRANTS = 500, 2_000
+KEPT_GRANTS = timedelta(hours=1)
 
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
 
@@ -236,6 +238,18 @@ class Claim(NamedTuple):
         return self.groups == NO_GROUP and self.ageing is None
 
 
+class Taken(NamedTuple):
+    """What a claim of a limited queue got: `wanted` jobs at most, of its first `groups`.
+
+    `wait`: until it is worth asking again, by the limits; None: the groups that the claim named have no more.
+    """
+
+    leases: list[Lease]
+    wanted: int
+    groups: int
+    wait: timedelta | None
+
+
 class Storage:
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -391,43 +405,45 @@ class Storage:
             )
             return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
 
-    def take_limited(self, worker_id: str, claim: Claim, lease: timedelta) -> tuple[list[Lease], timedelta | None]:
-        """Lease what a claim asks for, as far as its `limits` allow; return the leases, and when to ask again.
+    def take_limited(self, worker_id: str, claim: Claim, lease: timedelta) -> Taken:
+        """Lease what a claim asks for, as far as its `limits` allow, of as many of its groups as may have a job.
 
-        None: there are no more ready jobs. Otherwise that is when the rate allows another start, or soon, where too
-        many run. Decided under the lock of the queue's row, by the database's clock: of any period no more than
-        `rate_limit` starts are granted, and a grant is counted whatever becomes of its job. A job runs as long as its
-        lease is held, so a crash frees its place.
-        Raises: OperationalError, as `is_locked` tells, when another is at it for long.
+        Decided under the lock of the queue's row, by the database's clock: of any period no more than `rate_limit`
+        starts are granted, and a grant is counted whatever becomes of its job. A job runs as long as its lease is
+        held, so a crash frees its place.
+        Raises: OperationalError, as `is_locked` tells, when another is at it.
         """
         name, limits = claim.queue_name, claim.limits
         assert limits is not None
+        grants = self.rows(Grant).filter(queue_name=name)
         with self.atomic():
-            self.limit_lock_waits()
-            if not self.rows(Queue).select_for_update().filter(name=name).exists():
+            row = self.rows(Queue).select_for_update(nowait=True).filter(name=name)
+            if not row.exists():
                 self.list_queues([name])
-                list(self.rows(Queue).select_for_update().filter(name=name))
-            moment, grants = self.now(), self.rows(Grant).filter(queue_name=name)
+                list(row)
+            moment = self.now()
             free, wait = claim.limit, timedelta()
             if limits.rate_limit is not None:
                 counted = grants.filter(granted_at__gt=moment - limits.rate_period).order_by("granted_at")
-                granted = list(counted.values_list("granted_at", flat=True)[: limits.rate_limit])
-                free = min(free, limits.rate_limit - len(granted))
-                if not free:
-                    wait = granted[0] + limits.rate_period - moment
+                free = min(free, limits.rate_limit - counted.values("pk")[: limits.rate_limit].count())
+                if free <= 0:
+                    oldest = counted.values_list("granted_at", flat=True).first()
+                    wait = (oldest or moment) + limits.rate_period - moment
             if limits.max_running is not None:
                 room = limits.max_running - self.still_running(grants)
                 free, wait = min(free, room), wait if room > 0 else max(wait, SOON)
             if free <= 0:
-                return [], wait
-            leases = self.take(worker_id, claim._replace(limit=free), lease)
+                return Taken([], 0, 0, wait)
+            asked = claim._replace(limit=free, groups=claim.groups[:free])
+            leases = self.take(worker_id, asked, lease)
             same = {"queue_name": name, "granted_at": moment, "running": limits.max_running is not None}
-            new = [Grant(job_id=one.id, lease_token=one.token, **same) for one in leases]
-            self.rows(Grant).bulk_create(new)
-            if leases and random.random() < PRUNE_ODDS:
-                old = grants.filter(running=False, granted_at__lt=moment - limits.rate_period).order_by("granted_at")
-                self.rows(Grant).filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNED_GRANTS])).delete()
-        return leases, timedelta() if len(leases) == free else None
+            self.rows(Grant).bulk_create([Grant(job_id=one.id, lease_token=one.token, **same) for one in leases])
+        if random.random() < len(leases) / PRUNED_PER_LEASES:
+            old = grants.filter(running=False, granted_at__lt=moment - limits.rate_period - KEPT_GRANTS)
+            oldest_first = old.order_by("granted_at").values_list("pk", flat=True)
+            self.rows(Grant).filter(pk__in=list(oldest_first[:PRUNED_GRANTS])).delete()
+        has_ended = len(leases) < free and len(asked.groups) == len(claim.groups)
+        return Taken(leases, free, len(asked.groups), None if has_ended else timedelta())
 
     def still_running(self, grants: QuerySet[Any]) -> int:
         """Count the grants whose job is still held by the lease that they were given for, and close the others."""

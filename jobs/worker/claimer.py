@@ -9,7 +9,7 @@ from functools import partial
 
 from ..conf import QueueLimits
 from ..leases import Lease
-from ..storage import Claim, Storage
+from ..storage import Claim, Storage, Taken
 from .horizon import Horizon, Rest
 from .plan import Plan
 from .rota import Rota
@@ -117,17 +117,24 @@ class Claimer:
                 self.rota.drop(claim.queue_name)
         self.poll_next(ended, any(found))
 
-    def note_limited(self, claim: Claim, leases: Sequence[Lease], wait: timedelta | None, now: float) -> None:
+    def note_limited(self, claim: Claim, taken: Taken, now: float) -> None:
         """Learn from a claim of a limited queue: when to ask for more of it."""
         name = claim.queue_name
         if self.takes_turns(name):
-            self.groups_of(name).note(list(claim.groups), claim.limit, len(leases))
-        if wait is None:
+            turns, groups = self.groups_of(name), list(claim.groups)
+            if taken.groups and turns.note(groups[: taken.groups], taken.wanted, len(taken.leases)):
+                self.rota.drop(name)
+            turns.put_back(groups[taken.groups :])
+        if taken.wait is None:
             self.rota.drop(name)
-        elif not leases:
-            self.rota.drop(name)
-            self.rota.doubt(name, now + wait.total_seconds())
-        self.poll_next(now, bool(leases))
+        elif not taken.leases:
+            self.put_off(name, now + taken.wait.total_seconds())
+        self.poll_next(now, bool(taken.leases))
+
+    def put_off(self, name: str, until: float) -> None:
+        """Look into a limited queue then, and not before."""
+        self.rota.drop(name)
+        self.rota.doubt(name, until)
 
     def note_places(self, claim: Claim, leases: Sequence[Lease], is_full: bool, began: float, ended: float) -> None:
         horizon = self.horizons[claim.queue_name]

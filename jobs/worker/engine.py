@@ -1,6 +1,7 @@
 """The engine of a process: one thread and one connection that claim for all executors and write all their outcomes."""
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Collection
@@ -12,7 +13,7 @@ from django.db.utils import OperationalError
 from ..leases import Lease
 from ..limits import limits_of
 from ..outcomes import Released
-from ..storage import ANY_QUEUE, Claim, Storage, is_locked
+from ..storage import ANY_QUEUE, Claim, Storage, Taken, is_locked
 from ..tally import Tally
 from ..verdicts import settlement
 from ..wake import WINDOW_SECONDS
@@ -34,7 +35,6 @@ LONGEST_REST_SECONDS = 2.5  # however seldom it polls, others see that it goes o
 LEAK_LOOK_SECONDS = 2.0
 REST_SECONDS = 1.0  # with nothing in hand, until others may rest too
 STALE_SECONDS = 1.0  # how long a lease may wait for a thread before it is given back
-BUSY_LIMIT = timedelta(seconds=0.05)  # until the next look at a queue whose row is locked
 STILL_SECONDS = 0.002  # how long it may stand still before the whole crew is called
 
 
@@ -62,6 +62,7 @@ class Engine:
         self.failures = 0
         self.leaks_until = self.leaks_at = 0.0  # until when, and when next, to look for leases that nobody here knows
         self.coroutine_share = 0.0  # of the newest claim
+        self.of_coroutines: dict[str, bool] = {}  # limited queues, as far as their jobs have shown
         self.claimed_at = self.wrote_at = self.claim_took = 0.0
         self.draining = False
         self.retired = False  # a job ignores its timeout: nothing new starts here
@@ -131,11 +132,11 @@ class Engine:
         claims = [] if self.release_stale() else self.claimer.claims(self.room(), time.monotonic())
         if self.desk.limited:  # a limit may have been lifted
             self.desk.limited.difference_update(claim.queue_name for claim in claims if not claim.limits)
-        self.claim_limited([claim for claim in claims if claim.limits])
         self.exchange([claim for claim in claims if not claim.limits])
+        self.claim_limited([claim for claim in claims if claim.limits])
         if self.desk.freed:
             names, self.desk.freed = self.desk.freed, set()
-            self.claimer.call(names, time.monotonic())
+            self.claimer.call(list(names), time.monotonic())
         if not self.settler.waiting:
             self.settler.count()
         return self.delay()
@@ -143,15 +144,34 @@ class Engine:
     def claim_limited(self, claims: list[Claim]) -> None:
         """Claim of limited queues, one after another: each decides under a lock of its own."""
         for claim in claims:
-            self.desk.limited.add(claim.queue_name)
+            name = claim.queue_name
+            self.desk.limited.add(name)
+            if (free := self.free_for(name)) <= 0:
+                self.claimer.put_off(name, time.monotonic() + BUSY_SECONDS)
+                continue
+            claim = claim._replace(limit=min(claim.limit, free))
             try:
-                leases, wait = self.store.take_limited(self.plan.worker_id, claim, self.plan.lease)
+                taken = self.store.take_limited(self.plan.worker_id, claim, self.plan.lease)
             except OperationalError as error:
                 if not is_locked(error):
                     raise
-                leases, wait = [], BUSY_LIMIT
-            self.claimer.note_limited(claim, leases, wait, time.monotonic())
-            self.begin(leases, first=True)
+                taken = Taken([], 0, 0, timedelta(seconds=random.uniform(0.5, 1.5) * BUSY_SECONDS))
+            now = time.monotonic()
+            self.claimer.note_limited(claim, taken, now)
+            if claim.limits and claim.limits.rate_limit is not None:
+                self.desk.expect(taken.leases, now)
+            if taken.leases:
+                self.of_coroutines[name] = is_async(taken.leases[0])
+            self.begin(taken.leases, first=True)
+
+    def free_for(self, name: str) -> int:
+        """Return how many jobs of a limited queue may begin at once: what waits for a thread already has one."""
+        if self.of_coroutines.get(name):
+            return len(self.loop.free) - len(self.loop.waiting)
+        threads, limited = self.threads.buffer.copy(), self.desk.limited
+        others = sum(lease.queue_name not in limited for lease in threads)
+        idle = self.settler.waiting + self.loop.held + others
+        return self.plan.threads - (len(self.held) - min(len(self.settler.locked), BATCH) - idle)
 
     def exchange(self, claims: list[Claim]) -> None:
         """Claim, and write what is finished, in one go: executors have work while their outcomes are written."""
@@ -215,7 +235,9 @@ class Engine:
         """Say whether this process, with nothing in hand, has done what it was started for."""
         if self.plan.max_jobs is not None and self.claimed >= self.plan.max_jobs:
             return True
-        return self.plan.solo and time.monotonic() - self.idle_since > self.plan.poll_seconds
+        if not self.plan.solo or self.claimer.rota.doubted:  # a suspect may wait for its limited queue
+            return False
+        return time.monotonic() - self.idle_since > self.plan.poll_seconds
 
     def recover(self, error: Exception) -> float:
         """Drop the connection, forget nothing, and return how long to wait before trying again."""
@@ -268,7 +290,8 @@ class Engine:
         had_rested = self.has_rested(REST_SECONDS)
         self.held.update((lease.key, lease) for lease in leases)
         coroutines = [lease for lease in leases if is_async(lease)]
-        self.coroutine_share = len(coroutines) / len(leases)
+        if not first:
+            self.coroutine_share = len(coroutines) / len(leases)
         if coroutines:
             self.loop.put(coroutines)
             leases = [lease for lease in leases if not is_async(lease)]

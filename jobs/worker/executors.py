@@ -34,15 +34,21 @@ class Desk:
         self.lost: set[tuple[int, int]] = set()  # leases found gone before they were started
         self.last_start = time.monotonic()
         self.is_kept: Callable[[Lease, float], bool] = always
-        self.limited: set[str] = set()  # queues whose jobs must start at once, or not with this lease
+        self.limited: set[str] = set()  # queues with limits
+        self.start_by: dict[tuple[int, int], float] = {}  # when a lease that a rate has allowed must have begun
         self.freed: set[str] = set()  # those of which a job has ended
 
     def may_start(self, lease: Lease, now: float) -> bool:
         """Say whether a lease that has waited here is still ours, as far as this process can know."""
         self.last_start = now
-        if self.limited and lease.queue_name in self.limited and now - lease.claimed_monotonic > GRANT_SECONDS:
+        if self.start_by and now > self.start_by.pop(lease.key, now):
             return False
         return self.is_kept(lease, now) and not (self.lost and lease.key in self.lost)
+
+    def expect(self, leases: Sequence[Lease], now: float) -> None:
+        """Let these leases begin at once, or not at all: what a rate allows now it would allow to another later."""
+        self.start_by = {key: by for key, by in self.start_by.items() if by > now}
+        self.start_by |= {lease.key: now + GRANT_SECONDS for lease in leases}
 
     def hand_in(self, finished: Finished, dry: bool) -> None:
         """Take an outcome; wake the engine when enough have come together or there is nothing else to run."""

@@ -78,6 +78,10 @@ class Turns:
         start = random.randrange(len(chosen))
         return chosen[start:] + ([] if chosen_after else chosen[:start])
 
+    def put_back(self, groups: list[str]) -> None:
+        """Let these be the next: a limit left nothing for them."""
+        self.names = deque([*groups, *(name for name in self.names if name not in groups)])
+
     def note(self, groups: list[str], wanted: int, found: int) -> bool:
         """Learn what a claim found; return whether there is no use in another one now.
 

@@ -39,7 +39,8 @@ def fill(jobs: int, queue: str = "default", **keys: Any) -> None:
 
 
 def take(store: Any, limit: int, worker: str = "w1", **limits: Any) -> tuple[list[Lease], timedelta | None]:
-    return store.take_limited(worker, Claim("default", limit, limits=QueueLimits(**limits)), LEASE)
+    taken = store.take_limited(worker, Claim("default", limit, limits=QueueLimits(**limits)), LEASE)
+    return taken.leases, taken.wait
 
 
 def settle(lease: Lease, outcome: Any = None) -> None:
@@ -124,14 +125,14 @@ def test_queues_are_limited_each_for_itself(store):
     take(store, 2, rate_limit=2)
 
     claim = Claim("email", 2, limits=QueueLimits(rate_limit=2))
-    assert len(store.take_limited("w1", claim, LEASE)[0]) == 2
+    assert len(store.take_limited("w1", claim, LEASE).leases) == 2
 
 
 def test_groups_take_turns_in_a_limited_queue_too(store):
     fill(3, group=["a", "a", "b"])
     claim = Claim("default", 2, groups=("a", "b"), limits=QueueLimits(max_running=2))
 
-    leases, _ = store.take_limited("w1", claim, LEASE)
+    leases = store.take_limited("w1", claim, LEASE).leases
 
     assert sorted(Job.objects.filter(pk__in=[one.id for one in leases]).values_list("group_key", flat=True)) == [
         "a",
@@ -139,8 +140,24 @@ def test_groups_take_turns_in_a_limited_queue_too(store):
     ]
 
 
+def test_of_groups_only_so_many_are_asked_as_may_have_a_job_and_the_rest_is_told(store):
+    fill(3, group=["a", "b", "c"])
+    claim = Claim("default", 3, groups=("c", "a", "b"), limits=QueueLimits(max_running=1))
+
+    taken = store.take_limited("w1", claim, LEASE)
+    assert (len(taken.leases), taken.wanted, taken.groups) == (1, 1, 1)
+    assert Job.objects.running().get().group_key == "c"
+
+    full = store.take_limited("w1", claim, LEASE)
+    assert (full.leases, full.groups) == ([], 0)
+    settle(taken.leases[0])
+    none_of_c = store.take_limited("w1", claim, LEASE)
+    assert (none_of_c.leases, none_of_c.groups, none_of_c.wait) == ([], 1, timedelta())
+
+
 def test_old_grants_are_deleted_but_those_that_count(store, monkeypatch):
-    monkeypatch.setattr(module, "PRUNE_ODDS", 1.0)
+    monkeypatch.setattr(module, "PRUNED_PER_LEASES", 1)
+    monkeypatch.setattr(module, "KEPT_GRANTS", timedelta())
     fill(6)
     first, _ = take(store, 2, rate_limit=4, max_running=4)
     settle(first[0])

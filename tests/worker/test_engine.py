@@ -16,6 +16,7 @@ from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
 from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, REST_SECONDS, Engine
+from jobs.worker.executors import GRANT_SECONDS
 from jobs.worker.heartbeat import Heartbeat
 from jobs.worker.plan import Plan
 from jobs.worker.runner import AsyncRunner, Finished
@@ -490,20 +491,56 @@ def test_a_limited_queue_is_never_claimed_ahead_of_threads(engine_of, limited):
     engine = engine_of()
     engine.pace.observe(0.001, 500)
 
+    for _ in range(4):
+        engine.tick()
+
+    assert len(engine.threads.buffer) == len(engine.held) == engine.plan.threads
+    assert engine.claimer.next_look_at() > time.monotonic()
+
+
+def test_what_others_have_waiting_keeps_no_thread_from_a_limited_queue(engine_of, limited):
+    for _ in range(50):
+        tasks.add.using(queue_name="email").enqueue(1)
+    engine = engine_of()
+    engine.pace.observe(0.001, 500)
+    engine.tick()
+    assert len(engine.threads.buffer) > engine.plan.threads
+
+    limited(rate_limit=100)
+    enqueue(5)
+    engine.claimer.call(["default"], time.monotonic() + 1)
+    engine.tick()
     engine.tick()
 
-    assert len(take(engine)) == engine.plan.threads
+    assert [lease.queue_name for lease in take(engine)][:3] == ["default", "default", "email"]
 
 
 def test_a_grant_that_does_not_begin_at_once_is_given_back(engine_of, limited):
     limited(rate_limit=100)
-    enqueue(1)
+    enqueue(2)
     engine = engine_of()
     engine.tick()
-    [lease] = take(engine)
+    first, second = take(engine)
+    answered_at = engine.desk.start_by[first.key] - GRANT_SECONDS
 
-    assert engine.desk.may_start(lease, lease.claimed_monotonic + 0.09)
-    assert not engine.desk.may_start(lease, lease.claimed_monotonic + 0.11)
+    assert engine.desk.may_start(first, answered_at + 0.09)
+    assert not engine.desk.may_start(second, answered_at + 0.11)
+    assert not engine.desk.start_by
+
+
+def test_a_process_for_suspects_waits_for_a_limited_queue(engine_of, limited):
+    limited(rate_limit=1, rate_period=60)
+    enqueue(2)
+    Job.objects.update(suspect=True)
+    engine = engine_of(solo=True, poll_seconds=0.01)
+    engine.tick()
+    [lease] = take(engine)
+    hand_in(engine, lease)
+    engine.tick()
+    engine.tick()
+    time.sleep(0.05)
+
+    assert not engine.has_served()
 
 
 def test_what_is_claimed_once_a_limit_is_lifted_may_wait(engine_of, limited):

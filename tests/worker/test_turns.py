@@ -136,3 +136,19 @@ def test_looks_that_take_long_are_few(monkeypatch):
         now[0] += 0.01
 
     assert len(looks) <= 3
+
+
+def test_groups_that_a_limit_left_nothing_for_are_the_next():
+    turns = turns_of("a", "b", "c", "d")
+
+    firsts = []
+    for _ in range(8):
+        groups = turns.next(4)
+        turns.note(groups[:1], 1, 1)
+        turns.put_back(groups[1:])
+        firsts.append(groups[0])
+
+    assert sorted(firsts) == sorted("abcd" * 2)
+    groups = turns.next(4)
+    turns.put_back(groups)
+    assert turns.next(4) == groups
