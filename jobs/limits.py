@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 
@@ -54,6 +55,7 @@ class Door:
     def __init__(self) -> None:
         self.lock = threading.Lock()  # held for no longer than it takes to count
         self.looked_at: set[str] = set()  # queues that somebody looks into right now
+        self.let_in: Counter[str] = Counter()  # jobs, since this process began
         self.gauges: dict[str, Gauge] = {}
         self.rows: dict[str, QueueLimits] = {}
         self.rows_read_at = float("-inf")
@@ -84,12 +86,12 @@ class Door:
             if known and queue_name in self.looked_at:
                 return known  # who comes while another looks goes by what is known
             self.looked_at.add(queue_name)
-            added = known.added if known else 0
+            before = self.let_in[queue_name]
         try:
             depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
             with self.lock:
                 # What was let in meanwhile may not be seen yet.
-                meanwhile = known.added - added if known else 0
+                meanwhile = self.let_in[queue_name] - before
                 found = self.gauges[queue_name] = Gauge(depth, oldest.total_seconds(), now, meanwhile)
         finally:
             self.looked_at.discard(queue_name)
@@ -108,6 +110,7 @@ class Door:
             gauge = self.gauges.get(queue_name, gauge)
             if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
                 gauge.added += jobs
+                self.let_in[queue_name] += jobs
                 return None
         wait = min(LONGEST, max(SHORTEST, gauge.oldest / 10))
         if limits.on_full == "defer":

@@ -280,6 +280,25 @@ def test_of_many_that_enqueue_one_key_at_once_one_adds_the_job(on_duplicate):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_holder_that_is_gone_when_it_is_looked_for_lets_the_next_in(monkeypatch):
+    keyed().enqueue(1)
+    insert = storage().insert_unless_held
+
+    def released(row: Any) -> Any:
+        added = insert(row)
+        Job.objects.filter(dedupe_lock="k").exclude(pk=added.id if added else 0).update(
+            state=State.SUCCEEDED, finished_at=storage().now(), dedupe_lock=None
+        )
+        return added
+
+    monkeypatch.setattr(storage(), "insert_unless_held", released)
+    monkeypatch.setattr(storage(), "holders", lambda keys: {})
+
+    assert not keyed().enqueue(2).is_duplicate
+    assert Job.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_key_that_is_released_all_the_time_never_has_two_jobs_and_is_never_refused():
     def hammer() -> int:
         return sum(not keyed().enqueue(n).is_duplicate for n in range(30))
