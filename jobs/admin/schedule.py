@@ -13,6 +13,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as now
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from .. import registry, schedules, stats
 from ..lifecycle import Report
@@ -135,7 +136,12 @@ class ScheduleAdmin(ConfirmingAdmin):
     def lead_of_list(self, request: HttpRequest, changelist: ChangeList) -> Lead | None:
         figures = stats.schedules(timezone.now())
         if figures.broken:
-            return Lead("bad", _("%d have disabled themselves: open them to see why.") % figures.broken)
+            text = ngettext(
+                "%d schedule has disabled itself: open it to see why.",
+                "%d schedules have disabled themselves: open them to see why.",
+                figures.broken,
+            )
+            return Lead("bad", text % figures.broken)
         if figures.late > stats.LATE:
             return lead_of_workers() or Lead("bad", _("One has been due for more than a minute: do workers keep up?"))
         return lead_of_workers()

@@ -152,7 +152,7 @@ def test_the_first_line_says_what_is_wrong(admin_client):
     assert "5 minutes" in str(page(admin_client, schedule).context["lead"].text)
 
     schedules.give_up(a_schedule(name="b"), "why")
-    assert "1 have disabled themselves" in str(admin_client.get(LIST).context["lead"].text)
+    assert "1 schedule has disabled itself" in str(admin_client.get(LIST).context["lead"].text)
 
 
 def test_who_may_only_look_sees_no_arguments_and_no_buttons(staff):
