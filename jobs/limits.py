@@ -24,8 +24,9 @@ SHORTEST, LONGEST = 1.0, 60.0  # seconds until whoever was refused should try ag
 
 # Queues in whose row a person has written a limit.
 WRITTEN = ~Q(on_full="")
-for name in ("max_depth", "max_age", "shed_below", "max_running", "rate_limit", "rate_period"):
-    WRITTEN |= Q(**{f"{name}__isnull": False})
+for limit in fields(QueueLimits):
+    if limit.name != "on_full":
+        WRITTEN |= Q(**{f"{limit.name}__isnull": False})
 
 
 @dataclass

@@ -42,9 +42,8 @@ def declarations() -> dict[str, Declaration]:
 def sync(wanted: Mapping[str, Declaration]) -> bool:
     """Let the rows of schedules that are declared follow the code; return whether any has changed.
 
-    What people have switched stays switched.
-
-    One that no code has declared for as long as a deploy may take disables itself: others may run other code.
+    What people have switched stays switched. One that no code has declared for as long as a deploy may take disables
+    itself: others may run other code.
     """
     store = storage()
     rows = store.rows(Schedule)

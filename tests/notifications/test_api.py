@@ -395,3 +395,16 @@ def test_a_failure_after_the_key_was_claimed_leaves_nothing(client, monkeypatch)
     assert no_rows()
 
     assert post(client, headers=KEY).status_code == 202
+
+
+@pytest.mark.django_db
+def test_a_full_queue_is_503_says_when_to_come_back_and_leaves_no_row(client, settings):
+    queues = {"email": {"max_depth": 1}}
+    settings.TASKS = {"default": settings.TASKS["default"] | {"OPTIONS": {"queues": queues}}}
+    assert post(client).status_code == 202
+
+    response = post(client, headers=BEARER | {"Idempotency-Key": "k"})
+
+    assert response.status_code == 503
+    assert int(response["Retry-After"]) >= 1
+    assert (Email.objects.count(), Answer.objects.count()) == (1, 0)
