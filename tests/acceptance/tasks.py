@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -35,6 +36,11 @@ def work(ledger: str, name: str, seconds: float = 0.0) -> str:
         time.sleep(seconds)
     Ledger(ledger).note(f"{name} done")
     return name
+
+
+@task
+def switch_interval() -> float:
+    return sys.getswitchinterval()
 
 
 @task

@@ -12,6 +12,7 @@ from django.conf import settings
 from jobs import enqueue_many, lifecycle
 from jobs.models import Job
 from jobs.states import State
+from jobs.worker.process import SWITCH_SECONDS
 from tests.acceptance import tasks
 from tests.acceptance.rows import have_state, have_succeeded, row_of
 from tests.acceptance.worker_tree import database_url
@@ -51,6 +52,13 @@ def test_drain_of_an_empty_queue_ends_at_once(worker):
 
     assert tree.exit_code(within=10) == 0
     assert "Drained. Left: nothing." in tree.log()
+
+
+def test_a_thread_that_wakes_up_does_not_wait_long_for_the_interpreter(worker):
+    told = tasks.switch_interval.enqueue()
+
+    assert worker("--drain").exit_code() == 0
+    assert row_of(told).return_value == pytest.approx(SWITCH_SECONDS)
 
 
 def test_max_jobs_stops_the_tree_after_exactly_so_many(worker, ledger):
