@@ -10,6 +10,7 @@ from typing import Any, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from . import annotations, conf, payload
+from .breakers import Breaker
 from .compat import Task, task_backends
 from .timing import Declaration
 
@@ -25,6 +26,7 @@ class JobTask(Task):  # type: ignore[misc]
     backoff: Callable[..., float] | None = None  # (attempt, exception) -> seconds
     timeout: float | timedelta | None = None  # seconds for one attempt
     permanent_errors: tuple[type[BaseException], ...] = ()  # exceptions that no retry can help
+    breaker: Breaker | None = None  # pauses its queue after errors that no job is to blame for
     transactional: bool = False  # the task's writes and its success commit together
     idempotency_key: str | Callable[..., str] | None = None  # format string over the payload, or callable
     dedupe_key: str | Callable[..., str] | None = None  # as idempotency_key: one job for a key until it ends
@@ -175,6 +177,8 @@ def check_options(task: JobTask) -> None:
         isinstance(kind, type) and issubclass(kind, BaseException) for kind in task.permanent_errors
     ):
         raise wrong(task, "permanent_errors", f"takes a tuple of exception classes, not {task.permanent_errors!r}")
+    if task.breaker is not None and not isinstance(task.breaker, Breaker):
+        raise wrong(task, "breaker", f"takes a jobs.breakers.Breaker, not {task.breaker!r}")
     if task.on_duplicate not in ("return", "raise", "replace"):
         raise wrong(task, "on_duplicate", f"must be 'return', 'raise' or 'replace', not {task.on_duplicate!r}")
     if task.on_expired not in ("dead", "drop"):

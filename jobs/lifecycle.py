@@ -1,5 +1,6 @@
 """What may happen to a job besides its own run: it is taken back, replayed, deleted, cancelled, pruned."""
 
+import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,18 @@ from .storage import ANY_QUEUE, storage
 from .verdicts import expiry, judge, settlement
 from .wake import wake
 
+log = logging.getLogger("jobs")
+
 BATCH = 200
+# Of a queue from which workers may claim.
+OPEN = {
+    "paused": False,
+    "paused_reason": "",
+    "paused_at": None,
+    "tripped_by": "",
+    "probe_at": None,
+    "probe_every": None,
+}
 
 
 @dataclass
@@ -275,14 +287,52 @@ def cancel(job_ids: Iterable[int]) -> Report:
 def pause(queue_name: str, *, reason: str = "") -> None:
     """Stop claims from a queue; running jobs go on."""
     store = storage()
-    changes = {"paused": True, "paused_reason": reason[:255], "paused_at": store.now()}
+    changes = OPEN | {"paused": True, "paused_reason": reason[:255], "paused_at": store.now()}
     store.rows(Queue).update_or_create(name=queue_name, defaults=changes)
 
 
 def resume(queue_name: str) -> None:
     """Let workers claim from a queue again."""
-    storage().rows(Queue).filter(name=queue_name).update(paused=False, paused_reason="", paused_at=None)
+    storage().rows(Queue).filter(name=queue_name).update(**OPEN)
     wake(queue_name)
+
+
+def trip(queue_name: str, *, task_path: str, reason: str, probe: timedelta) -> bool:
+    """Pause a queue because a task's breaker says so, and try a job after `probe`.
+
+    Returns whether this call paused it: one that is paused stays as it is, above all when a person has paused it.
+    """
+    store = storage()
+    with store.atomic():
+        store.list_queues([queue_name])
+        moment = store.now()
+        changes = {"paused": True, "paused_reason": f"Breaker of {task_path}: {reason}"[:255], "paused_at": moment}
+        changes |= {"tripped_by": task_path, "probe_at": moment + probe, "probe_every": probe}
+        done = store.rows(Queue).filter(name=queue_name, paused=False).update(**changes)
+    if done:
+        log.error("queue paused by its breaker", extra={"queue": queue_name, "task": task_path, "error": reason})
+    return bool(done)
+
+
+def close_breaker(queue_name: str, *, task_path: str) -> bool:
+    """Resume a queue that this task's breaker has paused: a job of the task was tried, and did well.
+
+    A job of another task says nothing of what is broken: then the next one is tried at once.
+    """
+    tripped = storage().rows(Queue).filter(name=queue_name, paused=True, probe_at__isnull=False)
+    done = tripped.filter(tripped_by=task_path).update(**OPEN)
+    if done:
+        log.warning("queue resumed by its breaker", extra={"queue": queue_name, "task": task_path})
+        wake(queue_name)
+    else:
+        probe_soon(queue_name)
+    return bool(done)
+
+
+def probe_soon(queue_name: str) -> None:
+    """Try another job at once: the one that was tried has shown nothing."""
+    store = storage()
+    store.rows(Queue).filter(name=queue_name, probe_at__isnull=False).update(probe_at=store.now())
 
 
 def prune(*, older_than: timedelta | None = None, batch: int = 5000) -> dict[str, int]:

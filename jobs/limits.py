@@ -1,5 +1,6 @@
 """Back-pressure: what a queue takes before it says that it is full, known to each process without asking each time."""
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -16,8 +17,12 @@ from .exceptions import QueueFull
 from .models import Queue
 from .storage import storage
 
+log = logging.getLogger("jobs")
+
 FRESH_SECONDS = 1.0  # how old what a process knows of a queue, and of the admin's limits, may be
 FULL_SECONDS = 0.1  # the same of a queue that was full
+TOLD_SECONDS = 10.0  # between two log lines of a queue that stays full
+HOW = {"reject": "rejected", "defer": "deferred", "shed": "shed"}
 PORTION = 4  # a process that has added a quarter of what was free looks again
 SHORTEST, LONGEST = 1.0, 60.0  # seconds until whoever was refused should try again
 
@@ -57,6 +62,8 @@ class Door:
         self.lock = threading.Lock()  # held for no longer than it takes to count
         self.looked_at: set[str] = set()  # queues that somebody looks into right now
         self.let_in: Counter[str] = Counter()  # jobs, since this process began
+        self.turned_away: Counter[tuple[str, str]] = Counter()  # jobs, by queue and how, since this process began
+        self.told: dict[str, float] = {}  # when it was logged that a queue is full
         self.gauges: dict[str, Gauge] = {}
         self.rows: dict[str, QueueLimits] = {}
         self.rows_read_at = float("-inf")
@@ -114,9 +121,27 @@ class Door:
                 self.let_in[queue_name] += jobs
                 return None
         wait = min(LONGEST, max(SHORTEST, gauge.oldest / 10))
+        depth = gauge.depth + gauge.added
+        self.turn_away(queue_name, HOW[limits.on_full], jobs, depth)
         if limits.on_full == "defer":
             return timedelta(seconds=wait)
-        raise QueueFull(queue_name, gauge.depth + gauge.added, wait)
+        raise QueueFull(queue_name, depth, wait)
+
+    def turn_away(self, queue_name: str, how: str, jobs: int, depth: int) -> None:
+        """Count jobs that a full queue does not take now; log it, though not for each."""
+        now = time.monotonic()
+        with self.lock:
+            self.turned_away[queue_name, how] += jobs
+            is_news = now - self.told.get(queue_name, float("-inf")) >= TOLD_SECONDS
+            if is_news:
+                self.told[queue_name] = now
+        if is_news:
+            log.warning("queue full", extra={"queue": queue_name, "depth": depth, "jobs": how})
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how many jobs this process has turned away, by queue and how."""
+        with self.lock:
+            return dict(self.turned_away)
 
     def forget(self) -> None:
         self.gauges.clear()

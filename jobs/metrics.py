@@ -1,5 +1,6 @@
 """The queue as Prometheus sees it: gauges of the database for the web, counters and histograms for a worker's port."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,8 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from . import stats
+from .limits import door
 from .storage import storage
-from .tally import ATTEMPT_OUTCOMES, BUCKETS, JOB_ENDS, OTHER, Histogram, Merged
+from .tally import ATTEMPT_OUTCOMES, BUCKETS, JOB_ENDS, OTHER, TURNED_AWAY, Histogram, Merged
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ METRICS = {
         "How long the oldest job that a worker may take has waited; 0 when there is none or the queue is paused.",
     ),
     "jobs_queue_paused": Described("gauge", ("queue",), "1 while the queue is paused."),
+    "jobs_queue_pause_info": Described(
+        "gauge",
+        ("queue", "by", "reason"),
+        "1 for a paused queue. `by`: the task whose breaker paused it, or person. `reason`: as the admin shows it.",
+    ),
     "jobs_running": Described("gauge", (), f"Running jobs. {CAPPED}"),
     "jobs_dead": Described("gauge", (), f"Jobs that wait in the dead-letter queue. {CAPPED}"),
     "jobs_leases_expired": Described(
@@ -62,6 +69,15 @@ METRICS = {
     "jobs_lease_lost_total": Described(
         "counter", ("task", "queue"), "Outcomes that were dropped because another worker may own the job."
     ),
+    "jobs_turned_away_total": Described(
+        "counter",
+        ("queue", "how", "process"),
+        "Jobs that a full queue did not take at once: rejected, shed, deferred. Each web process counts for itself.",
+    ),
+    "jobs_limit_waits_total": Described(
+        "counter", ("queue",), "Times that a worker has put off a claim because of max_running or rate_limit."
+    ),
+    "jobs_breaker_trips_total": Described("counter", ("task", "queue"), "Times that a breaker has paused a queue."),
     "jobs_run_seconds": Described("histogram", ("task",), "How long attempts ran."),
     "jobs_wait_seconds": Described("histogram", ("task",), "How long jobs were ready before an attempt started."),
 }
@@ -85,6 +101,10 @@ class DatabaseCollector(Collector):
             [((queue.name,), queue.oldest.total_seconds() if queue.oldest else 0) for queue in queues],
         )
         yield gauge("jobs_queue_paused", [((queue.name,), int(queue.paused)) for queue in queues])
+        yield gauge(
+            "jobs_queue_pause_info",
+            [((queue.name, queue.tripped_by or "person", queue.paused_reason), 1) for queue in queues if queue.paused],
+        )
         yield gauge("jobs_running", [((), sum(queue.running for queue in queues))])
         yield gauge("jobs_dead", [((), sum(queue.dead for queue in queues))])
         yield gauge("jobs_leases_expired", [((), stats.expired_leases(now))])
@@ -94,6 +114,10 @@ class DatabaseCollector(Collector):
         states = ("enabled", "disabled", "broken")
         yield gauge("jobs_schedules", [((state,), getattr(schedules, state)) for state in states])
         yield gauge("jobs_schedules_late_seconds", [((), schedules.late.total_seconds())])
+        this = f"{socket.gethostname()}:{os.getpid()}"
+        yield counter(
+            "jobs_turned_away_total", [((*place, this), jobs) for place, jobs in sorted(door.counts().items())]
+        )
 
 
 class WorkerCollector(Collector):
@@ -117,10 +141,20 @@ class WorkerCollector(Collector):
         yield counter("jobs_finished_total", counted(JOB_ENDS, by_outcome=True))
         yield counter("jobs_retried_total", counted({"retried"}, by_outcome=False))
         yield counter("jobs_lease_lost_total", counted({"lease_lost"}, by_outcome=False))
+        yield counter("jobs_breaker_trips_total", counted({"tripped"}, by_outcome=False))
+        by_queue = [(event, queue, times) for (event, _, queue), times in sorted(events.items())]
+        turned_away = [((queue, how, this_process()), times) for how, queue, times in by_queue if how in TURNED_AWAY]
+        yield counter("jobs_turned_away_total", turned_away)
+        limited = [((queue,), times) for event, queue, times in by_queue if event == "limited"]
+        yield counter("jobs_limit_waits_total", limited)
         yield histogram("jobs_run_seconds", runs)
         yield histogram("jobs_wait_seconds", waits)
         for name, read in self.extra_gauges.items():
             yield gauge(name, [((), read())])
+
+
+def this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def gauge(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:

@@ -49,7 +49,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Snoozed:
+    """It comes back, with no attempt spent. `error`: what only the configuration or the other side can mend."""
+
     seconds: float
+    error: ErrorReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 from django.utils.module_loading import autodiscover_modules
 
 from . import conf, payload
+from .breakers import Breaker
 from .compat import Task
 
 log = logging.getLogger("jobs")
@@ -33,6 +34,7 @@ class Callee:
     annotations: str | None
     transactional: bool
     timeout_seconds: float | None
+    breaker: Breaker | None
     fits: payload.Fit
 
     @classmethod
@@ -48,6 +50,7 @@ class Callee:
             annotations=getattr(task, "annotations", None),
             transactional=getattr(task, "transactional", False),
             timeout_seconds=None if timeout is None else timeout.total_seconds(),
+            breaker=getattr(task, "breaker", None),
             fits=payload.fit(task.func, task.takes_context),
         )
 

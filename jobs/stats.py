@@ -146,6 +146,7 @@ class QueueFigures:
     name: str
     paused: bool = False
     paused_reason: str = ""
+    tripped_by: str = ""
     scheduled: int = 0
     ready: int = 0
     blocked: int = 0
@@ -171,7 +172,7 @@ def queues(now: datetime) -> list[QueueFigures]:
         return figures.setdefault(name, QueueFigures(name))
 
     for queue in Queue.objects.order_by("name")[:MAX_QUEUES]:
-        figures[queue.name] = QueueFigures(queue.name, queue.paused, queue.paused_reason)
+        figures[queue.name] = QueueFigures(queue.name, queue.paused, queue.paused_reason, queue.tripped_by)
     for name, ready in rows(READY_COUNTS):
         of(name).ready = ready
     for name, blocked in rows(BLOCKED_COUNTS):

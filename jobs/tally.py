@@ -17,7 +17,9 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 # How an attempt ended, how a job ended, and what else is worth counting. "succeeded" and "cancelled" are both.
 ATTEMPT_OUTCOMES = frozenset({"succeeded", "failed", "snoozed", "cancelled", "released", "interrupted", "lost"})
 JOB_ENDS = frozenset({"succeeded", "dead", "cancelled"})
-EVENTS = ATTEMPT_OUTCOMES | JOB_ENDS | {"retried", "lease_lost"}
+# How full queues turned jobs away that tasks of a worker enqueued.
+TURNED_AWAY = frozenset({"rejected", "deferred", "shed"})
+EVENTS = ATTEMPT_OUTCOMES | JOB_ENDS | TURNED_AWAY | {"retried", "lease_lost", "tripped", "limited"}
 
 # Every distinct name costs a time series for ever: names beyond the limit are counted together.
 MAX_NAMES = 200

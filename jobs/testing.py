@@ -17,6 +17,7 @@ from .lifecycle import reap
 from .models import Job
 from .states import WAITING
 from .storage import storage
+from .worker.breakers import Breakers
 from .worker.inprocess import drain
 
 __all__ = ["DummyBackend", "ImmediateBackend", "assert_enqueued", "run_jobs"]
@@ -31,6 +32,7 @@ def run_jobs(*, queues: Iterable[str] | None = None, max_jobs: int | None = None
     Transaction: works inside a test case's own.
     """
     store = storage()
+    breakers = Breakers(store)
     reap()
     total = 0
     while max_jobs is None or total < max_jobs:
@@ -38,7 +40,7 @@ def run_jobs(*, queues: Iterable[str] | None = None, max_jobs: int | None = None
             store.jobs.scheduled().update(run_after=store.now() - timedelta(seconds=1))
         while store.promote():
             pass
-        ran = drain(options_of(), queues=queues, max_jobs=None if max_jobs is None else max_jobs - total)
+        ran = drain(options_of(), breakers, queues=queues, max_jobs=None if max_jobs is None else max_jobs - total)
         if not ran:
             return total
         total += ran

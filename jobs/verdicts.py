@@ -31,6 +31,8 @@ from .states import Reason, State
 log = logging.getLogger("jobs")
 
 HELD_SECONDS = 1.0, 60.0
+# How soon a job comes back that is not to blame for its error. Until its queue is paused others will show the same.
+BLAMELESS_SECONDS = 10.0
 
 
 def judge(lease: Lease, task: Any, options: Options, error: BaseException, cancel_requested: bool = False) -> Outcome:
@@ -48,6 +50,8 @@ def judge(lease: Lease, task: Any, options: Options, error: BaseException, cance
             return Failed(report, reason=Reason.UNCERTAIN, record_key=error.key, exception=error)
         case _ if cancel_requested:
             return Cancelled(report)
+        case _ if (breaker := getattr(task, "breaker", None)) and isinstance(error, breaker.errors):
+            return Snoozed(BLAMELESS_SECONDS, report)
         case exceptions.PermanentError():
             return Failed(report, reason=Reason.PERMANENT_ERROR, exception=error)
         case _ if isinstance(error, getattr(task, "permanent_errors", ())):
@@ -125,7 +129,7 @@ def settlement(lease: Lease, outcome: Outcome, started_at: datetime | None, fini
         case Cancelled(error):
             note = AttemptNote(Attempt.Outcome.CANCELLED, error, started_at, finished_at)
             return counted._replace(state=State.CANCELLED, attempt=note)
-        case Snoozed(seconds):
+        case Snoozed(seconds=seconds):
             return same._replace(state=State.SCHEDULED, delay=seconds)
         case Released(seconds, held):
             state = State.SCHEDULED if seconds else State.READY

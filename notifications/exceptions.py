@@ -16,6 +16,10 @@ class TemporaryFailure(Exception):
     """The mail was not accepted now; it may be on the next attempt."""
 
 
+class MailMisconfigured(Exception):
+    """No mail can be sent at all: a wrong password, say, or a sender that the server does not know."""
+
+
 class RecipientRefused(PermanentError):
     """This recipient will never get this mail."""
 

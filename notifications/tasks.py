@@ -12,11 +12,12 @@ from django.core.exceptions import ValidationError
 from django.core.mail import make_msgid
 from django.core.mail.utils import DNS_NAME
 
-from jobs import CancelJob, PermanentError, Snooze, Uncertain, lifecycle, once, task
+from jobs import CancelJob, PermanentError, Uncertain, once, task
+from jobs.breakers import Breaker
 from jobs.retries import exponential
 
 from . import conf, suppression, tracking, transport
-from .exceptions import ContentRefused, RecipientRefused, TemporaryFailure
+from .exceptions import ContentRefused, MailMisconfigured, RecipientRefused, TemporaryFailure
 from .models import Email
 from .rendering import rendered
 from .verdicts import Verdict, classify_exception
@@ -25,8 +26,8 @@ log = logging.getLogger("notifications")
 
 # Longer than a dead job is kept: as long as it can be replayed, it is known whether its mail went out.
 REMEMBERED = timedelta(days=180)
-# How soon a held mail asks again once the queue is resumed.
-HELD_SECONDS = 10
+# Every other mail would fail the same way, and none of them is at fault.
+BREAKER = Breaker(errors=(MailMisconfigured,), after=1, probe=60)
 
 
 def backoff(attempt: int, exception: BaseException | None = None) -> float:
@@ -35,7 +36,7 @@ def backoff(attempt: int, exception: BaseException | None = None) -> float:
     return exponential(base=chosen.backoff_base, cap=chosen.backoff_cap)(attempt, exception)
 
 
-@task(queue_name="email", max_attempts=3, backoff=backoff, timeout=30)
+@task(queue_name="email", max_attempts=3, backoff=backoff, timeout=30, breaker=BREAKER)
 def send_email(*, delivery_id: str, template_id: str) -> dict[str, Any]:
     """Send one e-mail and return what is known of it; one that was sent is not sent again, the same is returned."""
     try:
@@ -112,7 +113,8 @@ def fail(email: Email, error: Exception) -> NoReturn:
         case Verdict.AMBIGUOUS:
             raise Uncertain(text) from None
         case Verdict.CONFIGURATION:
-            hold(email, text)
+            tracking.end(email, Email.State.DEFERRED, text)
+            raise MailMisconfigured(f"mail cannot be sent: {text}") from cause
         case Verdict.RECIPIENT:
             tracking.end(email, Email.State.FAILED, text)
             raise RecipientRefused(text) from cause
@@ -122,15 +124,6 @@ def fail(email: Email, error: Exception) -> NoReturn:
         case _:
             tracking.end(email, Email.State.DEFERRED, text)
             raise TemporaryFailure(text) from cause
-
-
-def hold(email: Email, text: str) -> NoReturn:
-    """Stop the queue and keep the mail: every other mail would fail the same way, and none of them is at fault."""
-    queue_name = email.job.queue_name if email.job else send_email.queue_name
-    lifecycle.pause(queue_name, reason=f"Mail cannot be sent: {text}"[:255])
-    tracking.end(email, Email.State.DEFERRED, text)
-    log.error("email queue paused", extra=log_fields(email) | {"queue": queue_name, "error": text})
-    raise Snooze(HELD_SECONDS, text)
 
 
 def log_fields(email: Email) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 
 from jobs import CancelJob, PermanentError, RetryLater, Snooze, Uncertain, task
+from jobs.breakers import Breaker
 from jobs.retries import fixed
 
 done: list[Any] = []
@@ -191,3 +192,28 @@ def for_a_tenant(tenant: str) -> str:
 @task(concurrency_key="{n}", max_concurrent=2)
 def two_at_a_time(n: int) -> int:
     return n
+
+
+class LineDown(Exception):
+    """What no job is to blame for."""
+
+
+# What the other side does: an exception to raise, by the job's name; without one the job does well.
+other_side: dict[str, Exception] = {}
+
+
+@task(
+    queue_name="email",
+    max_attempts=3,
+    backoff=fixed(0),
+    breaker=Breaker(errors=(LineDown,), after=2, ratio=0.5, window=4),
+)
+def call_out(name: Any = "all") -> None:
+    done.append(name)
+    if error := other_side.get(name):
+        raise error
+
+
+@task(queue_name="email")
+def stay_here() -> None:
+    done.append("here")

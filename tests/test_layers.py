@@ -23,7 +23,7 @@ LAYERS = [
         "validation",
         "annotations",
     }
-    | {"decorator", "logs", "timing"},
+    | {"decorator", "logs", "timing", "breakers"},
     {"models"},
     {"storage"},
     {"enqueue", "duplicates", "concurrency", "verdicts", "lifecycle", "idempotency", "runs", "wake", "registry"}

@@ -1,5 +1,6 @@
 """Back-pressure: a full queue refuses, defers or sheds, loses nothing that it has taken, and asks seldom."""
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,9 @@ from jobs import QueueFull, enqueue_many, limits, stats
 from jobs.middleware import QueueFullMiddleware
 from jobs.models import Job, Queue
 from jobs.states import State
+from jobs.tally import Tally
 from jobs.testing import run_jobs
+from jobs.worker.process import Reporter
 from tests import tasks
 from tests.test_schedules import due, enqueue_due
 from tests.threads import at_once
@@ -254,3 +257,38 @@ def test_the_middleware_answers_503_for_a_full_queue_and_leaves_other_errors_alo
     assert "try again in 3 s" in answer.content.decode()
     assert middleware.process_exception(request, ValueError()) is None
     assert middleware(request).status_code == 200
+
+
+# What is seen of it
+
+
+@pytest.mark.parametrize(("on_full", "how"), [("reject", "rejected"), ("defer", "deferred"), ("shed", "shed")])
+def test_what_a_full_queue_turns_away_is_counted_and_logged_though_not_for_each(
+    limit, admin_client, caplog, on_full, how
+):
+    limit(max_depth=1, on_full=on_full, shed_below=1)
+    limits.door.told.clear()
+    before = limits.door.counts().get(("default", how), 0)
+    tasks.add.enqueue(1, 2)
+
+    for _ in range(3):
+        with suppress(QueueFull):
+            tasks.add.enqueue(1, 2)
+
+    assert limits.door.counts()["default", how] == before + 3
+    assert [record.message for record in caplog.records].count("queue full") == 1
+    page = admin_client.get("/metrics").content.decode()
+    assert f'jobs_turned_away_total{{how="{how}",process="' in page
+
+
+def test_a_worker_reports_what_its_tasks_were_refused():
+    tally = Tally()
+    reporter = Reporter(-1, tally)
+    reporter.turned_away = limits.door.counts()
+    limits.door.turn_away("default", "rejected", 2, 5)
+
+    reporter.stopping.set()
+    reporter.count_turned_away()
+    reporter.count_turned_away()
+
+    assert tally.events["rejected", "", "default"] == 2

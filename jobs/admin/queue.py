@@ -8,6 +8,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -92,6 +93,13 @@ class QueueAdmin(ConfirmingAdmin):
     def lead_of(self, request: HttpRequest, obj: Queue) -> Lead:
         if not obj.paused:
             return lead_of_workers() or Lead("good", _("Workers claim from it."))
+        if obj.tripped_by and obj.probe_at:
+            tried = _(
+                "%(reason)s. It has been paused for %(age)s, and a job is tried at %(time)s: if it does well the "
+                "queue goes on by itself. Resume it now if you have mended it."
+            )
+            when = date_format(timezone.localtime(obj.probe_at), "TIME_FORMAT")
+            return Lead("bad", tried % {"reason": obj.paused_reason, "age": age(obj.paused_at), "time": when})
         text = _("Paused for %(age)s%(reason)s. Resume it once the reason is gone.")
         reason = f": {obj.paused_reason}" if obj.paused_reason else ""
         return Lead("bad", text % {"age": age(obj.paused_at), "reason": reason})

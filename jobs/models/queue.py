@@ -14,6 +14,13 @@ class Queue(models.Model):
     paused = models.BooleanField(default=False, help_text=_("No worker claims from it; running jobs go on."))
     paused_reason = models.CharField(max_length=255, blank=True, default="", help_text=_("Shown in the admin."))
     paused_at = models.DateTimeField(null=True, blank=True)
+    tripped_by = models.CharField(
+        max_length=255, blank=True, default="", db_default="", help_text=_("The task whose breaker has paused it.")
+    )
+    probe_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("When a job is tried, to see whether it may go on.")
+    )
+    probe_every = models.DurationField(null=True, blank=True, help_text=_("How soon after that the next one is."))
     max_running = models.PositiveIntegerField(
         null=True,
         blank=True,

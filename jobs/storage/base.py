@@ -20,6 +20,7 @@ from django.db.models import F, JSONField, Model, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce
 from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
+from ..breakers import LONGEST_PROBE
 from ..conf import QueueLimits
 from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, Grant, IdempotencyRecord, Job, Queue, Schedule, Tick
@@ -66,6 +67,7 @@ SELECT names.name,
         ORDER BY queue_name DESC, suspect DESC, group_key DESC, priority, ready_at DESC, id DESC LIMIT 1),
        COALESCE(jobs_queue.paused, FALSE),
        jobs_queue.id IS NULL,
+       jobs_queue.probe_at IS NOT NULL,
        (SELECT group_key <> '' FROM jobs_job
         WHERE state = 'ready' AND NOT blocked AND queue_name = names.name AND suspect = FALSE
         ORDER BY queue_name DESC, suspect DESC, group_key DESC, priority, ready_at DESC, id DESC LIMIT 1)
@@ -191,13 +193,17 @@ class Pulse(NamedTuple):
 
 
 class ReadyQueue(NamedTuple):
-    """A queue that has ready jobs: plain ones, suspects, or both. `has_groups`: some of the plain ones have a key."""
+    """A queue that has ready jobs: plain ones, suspects, or both.
+
+    `is_tripped`: a breaker has paused it. `has_groups`: some of the plain ones have a key.
+    """
 
     name: str
     has_plain: bool
     has_suspects: bool
     paused: bool
     unlisted: bool
+    is_tripped: bool = False
     has_groups: bool = False
 
 
@@ -445,6 +451,33 @@ class Storage:
             self.rows(Grant).filter(pk__in=list(oldest_first[:PRUNED_GRANTS])).delete()
         has_ended = len(leases) < free and len(asked.groups) == len(claim.groups)
         return Taken(leases, free, len(asked.groups), None if has_ended else timedelta())
+
+    def is_probe_due(self, queue_name: str) -> bool:
+        """Say whether it is time to try a job of a queue that a breaker has paused."""
+        return self.rows(Queue).filter(name=queue_name, paused=True, probe_at__lte=self.now()).exists()
+
+    def take_probe(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
+        """Lease what a claim asks for although a breaker has paused the queue, once in `probe_every`, which doubles.
+
+        Others never see the queue open: that is undone in the same transaction.
+        """
+        due = self.rows(Queue).filter(name=claim.queue_name, paused=True, probe_at__lte=self.now())
+        with self.atomic():
+            queue = due.select_for_update(skip_locked=True).first()
+            if queue is None:
+                return []
+            row = self.rows(Queue).filter(pk=queue.pk)
+            row.update(paused=False)
+            taken = (
+                self.take_limited(worker_id, claim, lease).leases
+                if claim.limits
+                else self.take(worker_id, claim, lease)
+            )
+            row.update(paused=True)
+            if taken:
+                longest = min(2 * queue.probe_every, LONGEST_PROBE)
+                row.update(probe_at=self.now() + queue.probe_every, probe_every=longest)
+            return taken
 
     def still_running(self, grants: QuerySet[Any]) -> int:
         """Count the grants whose job is still held by the lease that they were given for, and close the others."""

@@ -15,6 +15,7 @@ from .plan import Plan
 from .rota import Rota
 from .turns import Turns
 
+PROBE_LOOK_SECONDS = 1.0  # how often a process asks whether it is time to try a queue that a breaker has paused
 RESCAN_SECONDS = 0.25  # how often a worker that has work asks which other queues have some
 SMALLEST_SHARE = 50  # of one queue among many
 IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
@@ -35,7 +36,7 @@ class Claimer:
         self.horizons: defaultdict[str, Horizon] = defaultdict(Horizon)
         self.groups: dict[str, Turns] = {}
         self.calls: dict[str, float] = {}  # until when to look into a queue; news in, as they come, until there is room
-        self.scanned_at = float("-inf")
+        self.scanned_at = self.probed_at = float("-inf")
         self.rest = Rest()
         self.idle_seconds = plan.poll_seconds
         self.poll_at = 0.0
@@ -54,6 +55,13 @@ class Claimer:
         share = max(1, min(room, max(room // turns, SMALLEST_SHARE))) if turns else 0
         names = [self.rota.next() for _ in range(min(turns, room // share if share else 0))]
         return [claim for name in names if (claim := self.claim_of(name, share, now))]
+
+    def probes(self, now: float) -> list[str]:
+        """Return the queues that breakers have paused, now and then."""
+        if not self.rota.tripped or now < self.probed_at + PROBE_LOOK_SECONDS:
+            return []
+        self.probed_at = now
+        return sorted(self.rota.tripped)
 
     def claim_of(self, name: str, share: int, now: float) -> Claim | None:
         """Return what to claim of a queue; nothing when its groups have nothing left.
@@ -155,4 +163,7 @@ class Claimer:
 
     def next_look_at(self) -> float:
         """Return when there is something to claim, or to look for, unless somebody calls before."""
-        return 0.0 if self.rota.turns else min(self.poll_at, self.rota.next_doubt())
+        if self.rota.turns:
+            return 0.0
+        probe_at = self.probed_at + PROBE_LOOK_SECONDS if self.rota.tripped else float("inf")
+        return min(self.poll_at, self.rota.next_doubt(), probe_at)

@@ -55,7 +55,7 @@ class Engine:
         self.loop = Loop(self.desk, plan.threads, plan.async_slots)
         self.held: dict[tuple[int, int], Lease] = {}
         self.settler = Settler(store, self.desk, self.held, announcer, tally)
-        self.pace = self.settler.pace
+        self.pace, self.breakers = self.settler.pace, self.settler.breakers
         self.claimer = Claimer(plan, store, runner.options.priority_ageing, limits_of)
         self.patience = Patience("engine", plan.patience_seconds)
         self.taken = 0  # leases claimed so far, also those given back
@@ -124,6 +124,7 @@ class Engine:
         if self.draining or self.retired:
             self.give_back(self.threads.take_unstarted() + self.loop.take_unstarted())
             self.settler.settle_all()
+            self.breakers.write()
             return BUSY_SECONDS
         self.settler.try_locked(time.monotonic())
         if not self.pace.ahead(self.plan.threads):
@@ -134,6 +135,7 @@ class Engine:
             self.desk.limited.difference_update(claim.queue_name for claim in claims if not claim.limits)
         self.exchange([claim for claim in claims if not claim.limits])
         self.claim_limited([claim for claim in claims if claim.limits])
+        self.heed_breakers()
         if self.desk.freed:
             names, self.desk.freed = self.desk.freed, set()
             self.claimer.call(list(names), time.monotonic())
@@ -158,11 +160,26 @@ class Engine:
                 taken = Taken([], 0, 0, timedelta(seconds=random.uniform(0.5, 1.5) * BUSY_SECONDS))
             now = time.monotonic()
             self.claimer.note_limited(claim, taken, now)
+            if taken.wait and not taken.leases:
+                self.tally.count("limited", "", name)
             if claim.limits and claim.limits.rate_limit is not None:
                 self.desk.expect(taken.leases, now)
             if taken.leases:
                 self.of_coroutines[name] = is_async(taken.leases[0])
             self.begin(taken.leases, first=True)
+
+    def heed_breakers(self) -> None:
+        """Pause and resume queues as their tasks' breakers say; give back what has not started of those paused now."""
+        self.breakers.write()
+        if self.breakers.tripped:
+            names, self.breakers.tripped = self.breakers.tripped, {}
+            for name, task_path in names.items():
+                self.tally.count("tripped", task_path, name)
+            unstarted = self.threads.take_unstarted() + self.loop.take_unstarted()
+            self.give_back([lease for lease in unstarted if lease.queue_name in names])
+            self.hand_out([lease for lease in unstarted if lease.queue_name not in names])
+        for name in self.claimer.probes(time.monotonic()) if self.room() > 0 else ():
+            self.begin(self.breakers.probe(self.plan, name, limits_of(name)), first=True)
 
     def free_for(self, name: str) -> int:
         """Return how many jobs of a limited queue may begin at once: what waits for a thread already has one."""
@@ -289,6 +306,14 @@ class Engine:
         self.claimed_at = time.monotonic()
         had_rested = self.has_rested(REST_SECONDS)
         self.held.update((lease.key, lease) for lease in leases)
+        self.hand_out(leases, first)
+        if had_rested:
+            self.roused.set()
+
+    def hand_out(self, leases: list[Lease], first: bool = False) -> None:
+        """Give leases to those who run them."""
+        if not leases:
+            return
         coroutines = [lease for lease in leases if is_async(lease)]
         if not first:
             self.coroutine_share = len(coroutines) / len(leases)
@@ -296,8 +321,6 @@ class Engine:
             self.loop.put(coroutines)
             leases = [lease for lease in leases if not is_async(lease)]
         self.threads.put(leases, self.pace.crew(self.plan.threads), first)
-        if had_rested:
-            self.roused.set()
 
     # Give back
 
@@ -342,6 +365,7 @@ class Engine:
         try:
             with self.patience.waiting(self.store.alias):
                 self.settler.settle_all()
+                self.breakers.write()
         except DatabaseFailure as failure:
             error = repr(failure)
         if left := self.settler.waiting + len(self.settler.locked):

@@ -9,12 +9,15 @@ from ..leases import Lease
 from ..storage import Claim, storage
 from ..verdicts import settlement
 from .announcer import announce, announce_lost
+from .breakers import Breakers
 from .runner import AsyncRunner, Finished, is_async
 
 LOOKED_AT = 1000  # groups of a queue; and concurrency keys, as inside a test case nothing happens after a commit
 
 
-def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: int | None = None) -> int:
+def drain(
+    options: Options, breakers: Breakers, *, queues: Iterable[str] | None = None, max_jobs: int | None = None
+) -> int:
     """Run ready jobs until there are none, and return how many were claimed and settled."""
     store = storage()
     worker_id = f"inprocess-{uuid.uuid4().hex[:12]}"
@@ -31,7 +34,7 @@ def drain(options: Options, *, queues: Iterable[str] | None = None, max_jobs: in
                         return total
                     claim = Claim(found.name, 1, suspects, groups=(group,), ageing=options.priority_ageing)
                     for lease in store.take(worker_id, claim, options.lease):
-                        settle(run_here(lease, options))
+                        settle(run_here(lease, options), breakers)
                         claimed += 1
                         total += 1
         if not claimed:
@@ -47,12 +50,14 @@ def run_here(lease: Lease, options: Options) -> Finished:
     return runner.run(lease)
 
 
-def settle(finished: Finished) -> None:
+def settle(finished: Finished, breakers: Breakers) -> None:
     lease = finished.lease
     started = None if finished.started is None else lease.database_time(finished.started)
     row = settlement(lease, finished.outcome, started, lease.database_time(finished.finished))
     if finished.settled or storage().settle([row]):
         let_in(freed_by([row]))
         announce(row, finished.outcome)
+        breakers.observe([finished])
+        breakers.write()
     else:
         announce_lost(lease)

@@ -34,6 +34,7 @@ class Reporter:
     def __init__(self, descriptor: int, tally: Any) -> None:
         self.descriptor = descriptor
         self.tally = tally
+        self.turned_away: dict[tuple[str, str], int] = {}  # as far as it was reported
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, name="reporter", daemon=True)
 
@@ -43,7 +44,18 @@ class Reporter:
             self.report()
         self.report()
 
+    def count_turned_away(self) -> None:
+        """Count what full queues did not take of the jobs that tasks enqueue here."""
+        from ..limits import door
+
+        counts = door.counts()
+        for (queue_name, how), jobs in counts.items():
+            if more := jobs - self.turned_away.get((queue_name, how), 0):
+                self.tally.count(how, "", queue_name, more)
+        self.turned_away = counts
+
     def report(self) -> None:
+        self.count_turned_away()
         if delta := self.tally.take():
             self.send({"tally": delta})
 

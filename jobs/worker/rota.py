@@ -15,6 +15,7 @@ class Rota:
     solo: bool
     turns: deque[str] = field(default_factory=deque)
     grouped: set[str] = field(default_factory=set)  # queues in which groups take turns
+    tripped: set[str] = field(default_factory=set)  # queues that a breaker has paused
     called: dict[str, float] = field(default_factory=dict)  # until when to look into a queue told of
     doubted: dict[str, float] = field(default_factory=dict)  # when to look into a queue once more
 
@@ -47,6 +48,9 @@ class Rota:
         """Take in which queues have ready jobs now; the order of those already waiting for their turn is kept."""
         names = {queue.name for queue in ready if self.concerns(queue)}
         self.grouped = {queue.name for queue in ready if queue.has_groups}
+        self.tripped = {
+            queue.name for queue in ready if queue.is_tripped and self.concerns(queue._replace(paused=False))
+        }
         kept = [name for name in self.turns if name in names]
         self.turns = deque(kept + sorted(names.difference(kept)))
 

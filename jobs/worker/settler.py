@@ -14,6 +14,7 @@ from ..storage import Storage, is_locked, is_refusal
 from ..tally import Tally
 from ..verdicts import settlement
 from .announcer import Announcer
+from .breakers import Breakers
 from .executors import Desk
 from .pace import Pace
 from .plan import BATCH
@@ -39,6 +40,7 @@ class Settler:
     ) -> None:
         self.store, self.desk, self.held, self.announcer, self.tally = store, desk, held, announcer, tally
         self.pace = Pace()
+        self.breakers = Breakers(store)
         self.unwritten: list[Finished] = []
         self.batch: list[Finished] = []  # the part of them that is being written
         self.locked: list[Finished] = []  # outcomes of jobs whose rows somebody else has locked
@@ -236,6 +238,7 @@ class Settler:
         self.freed |= keys_of(f.lease for f in written if f.lease.id not in others or frees(others[f.lease.id]))
         self.released += sum(1 for f in written if type(f.outcome) is Released and f.started is None)
         self.uncounted.append(Written(written, others, lost))
+        self.breakers.observe(written, lost)
 
     def was_written(self, finished: Finished, others: dict[int, Settlement], accepted: set[int]) -> bool:
         """Say whether an earlier try went through and only its reply was lost; it is told once it is accepted."""

@@ -15,6 +15,7 @@ from django.contrib.auth.models import Group
 from django.dispatch import receiver
 
 from jobs import task
+from jobs.breakers import Breaker
 from jobs.compat import task_started
 from jobs.retries import fixed
 from tests.acceptance.ledger import Ledger
@@ -36,6 +37,17 @@ def work(ledger: str, name: str, seconds: float = 0.0) -> str:
         time.sleep(seconds)
     Ledger(ledger).note(f"{name} done")
     return name
+
+
+class LineDown(Exception):
+    """What no job is to blame for."""
+
+
+@task(breaker=Breaker(errors=(LineDown,), after=2, probe=0.5))
+def call_out(ledger: str, name: str) -> None:
+    Ledger(ledger).note(f"{name} calls")
+    if not Ledger(ledger).is_open("line"):
+        raise LineDown("the line is down")
 
 
 @task

@@ -44,12 +44,12 @@ def test_attempts_and_ended_jobs_are_counted_by_task_queue_and_outcome(merged):
 def test_every_event_reaches_some_counter():
     merged, tally = Merged(), Tally()
     for event in EVENTS:
-        tally.count(event, "t", event)
+        tally.count(event, "t", f"queue-{event}")
     merged.add(tally.take())
 
-    queues = {key[2] for key in samples(text_of(merged))}
+    labels = {label for key in samples(text_of(merged)) for label in key[1:]}
 
-    assert queues == EVENTS
+    assert {label for label in labels if label.startswith("queue-")} == {f"queue-{event}" for event in EVENTS}
 
 
 def test_histograms_are_cumulative_and_hold_what_is_beyond_the_last_bound(merged):

@@ -5,13 +5,13 @@ from unittest import mock
 
 import pytest
 
-from jobs import PermanentError, Snooze, Uncertain, lifecycle
+from jobs import PermanentError, Uncertain, lifecycle
 from jobs.exceptions import LeaseLost, TimedOut
 from jobs.models import Attempt, DeadLetter, IdempotencyRecord, Job, Queue
 from jobs.states import Reason
 from jobs.testing import run_jobs
 from notifications import notify, tasks, tracking, transport
-from notifications.exceptions import TemporaryFailure
+from notifications.exceptions import MailMisconfigured, TemporaryFailure
 from notifications.models import Email
 from notifications.tasks import send_email
 from notifications.verdicts import AnswerLost
@@ -177,7 +177,7 @@ def test_a_wrong_configuration_pauses_the_queue_and_keeps_the_mail(email, smtp, 
     queue = Queue.objects.get(name="email")
     assert queue.paused
     assert "530 5.7.0 Authentication required" in queue.paused_reason
-    assert "email queue paused" in [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert "queue paused by its breaker" in [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert reloaded(email).state == "deferred"
     assert (job_of(email).state, job_of(email).attempts) == ("ready", 0)
 
@@ -385,7 +385,7 @@ def test_a_payload_with_another_template_is_permanent(email):
         (smtplib.SMTPDataError(451, b"4.3.0 later"), TemporaryFailure, "deferred"),
         (ConnectionRefusedError(111, "Connection refused"), TemporaryFailure, "deferred"),
         (ZeroDivisionError("a bug"), TemporaryFailure, "deferred"),
-        (smtplib.SMTPAuthenticationError(535, b"5.7.8 wrong"), Snooze, "deferred"),
+        (smtplib.SMTPAuthenticationError(535, b"5.7.8 wrong"), MailMisconfigured, "deferred"),
         (smtplib.SMTPDataError(550, b"5.1.1 nobody"), PermanentError, "failed"),
         (AnswerLost("closed"), Uncertain, "sending"),
     ],

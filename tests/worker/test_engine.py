@@ -2,16 +2,17 @@
 
 import threading
 import time
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from django.db import InternalError, OperationalError, ProgrammingError
+from django.db import InternalError, OperationalError, ProgrammingError, connections
 from django.db.models import F
 
 from jobs import lifecycle
 from jobs.conf import Options
 from jobs.models import Attempt, DeadLetter, Job, Queue
-from jobs.outcomes import ErrorReport, Failed, Succeeded
+from jobs.outcomes import ErrorReport, Failed, Snoozed, Succeeded
 from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
@@ -498,6 +499,17 @@ def test_a_limited_queue_is_never_claimed_ahead_of_threads(engine_of, limited):
     assert engine.claimer.next_look_at() > time.monotonic()
 
 
+def test_a_claim_that_a_limit_puts_off_is_counted(engine_of, limited):
+    limited(max_running=1)
+    enqueue(3)
+    engine = engine_of(threads=3)
+
+    for _ in range(3):
+        engine.tick()
+
+    assert engine.tally.events["limited", "", "default"] >= 1
+
+
 def test_what_others_have_waiting_keeps_no_thread_from_a_limited_queue(engine_of, limited):
     for _ in range(50):
         tasks.add.using(queue_name="email").enqueue(1)
@@ -581,3 +593,73 @@ def test_a_row_that_is_locked_costs_a_limited_queue_a_moment_and_no_other_anythi
     time.sleep(2 * BUSY_SECONDS)
     engine.tick()
     assert [lease.queue_name for lease in take(engine)] == ["default"]
+
+
+# Breakers
+
+DOWN = Snoozed(10, ErrorReport("tests.LineDown", "the line is down"))
+
+
+def test_a_tripped_queue_gives_back_what_has_not_started_and_keeps_the_jobs_of_others(engine_of):
+    enqueue(3, tasks.call_out)
+    enqueue(2)
+    engine = engine_of(threads=5)
+    while len(engine.held) < 5:
+        engine.tick()
+    leases = take(engine)
+    calls = [lease for lease in leases if lease.queue_name == "email"]
+    rest = [lease for lease in leases if lease not in calls[:2]]
+    engine.threads.put(rest, 0)
+    for lease in calls[:2]:
+        hand_in(engine, lease, DOWN)
+
+    engine.tick()
+
+    assert {lease.queue_name for lease in take(engine)} == {"default"}
+    assert not Job.objects.running().filter(queue_name="email").exists()
+    assert Queue.objects.get(name="email").paused
+    assert engine.tally.events["tripped", "tests.tasks.call_out", "email"] == 1
+
+
+def test_an_engine_tries_a_job_of_a_tripped_queue_and_opens_it(engine_of):
+    enqueue(2, tasks.call_out)
+    trip = {"task_path": "tests.tasks.call_out", "reason": "down", "probe": timedelta(seconds=60)}
+    lifecycle.trip("email", **trip)
+    engine = engine_of(threads=5)
+    engine.tick()
+    assert take(engine) == []
+
+    Queue.objects.update(probe_at=storage().now())
+    engine.claimer.probed_at = float("-inf")
+    engine.tick()
+    (tried,) = take(engine)
+    hand_in(engine, tried)
+    engine.tick()
+
+    assert not Queue.objects.get(name="email").paused
+    engine.woken(["email"])
+    engine.tick()
+    assert len(take(engine)) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_queue_row_that_somebody_has_locked_holds_up_no_engine(engine_of, vendor):
+    if vendor != "postgresql":
+        pytest.skip("SQLite locks no rows")
+    Queue.objects.create(name="email")
+    enqueue(2, tasks.call_out)
+    engine = engine_of(threads=5)
+    engine.tick()
+    for lease in take(engine):
+        hand_in(engine, lease, DOWN)
+    other = connections["default"].copy()
+    with closing(other):
+        other.set_autocommit(False)
+        other.cursor().execute("SELECT 1 FROM jobs_queue FOR UPDATE")
+        engine.tick()
+        other.rollback()
+    assert not Queue.objects.get(name="email").paused
+
+    engine.tick()
+
+    assert Queue.objects.get(name="email").paused

@@ -1,0 +1,392 @@
+"""Breakers: a task pauses its queue after errors that no job is to blame for, tries one job, and goes on."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.utils import timezone
+
+from jobs import PermanentError, lifecycle, task
+from jobs.breakers import LONGEST_PROBE, Breaker, Count
+from jobs.conf import Options, QueueLimits
+from jobs.models import Attempt, Job, Queue
+from jobs.outcomes import (
+    Cancelled,
+    ErrorReport,
+    Failed,
+    Interrupted,
+    Lost,
+    Outcome,
+    Released,
+    Snoozed,
+    Succeeded,
+)
+from jobs.registry import callee
+from jobs.states import Reason, State
+from jobs.storage import Claim, storage
+from jobs.testing import run_jobs
+from jobs.verdicts import judge
+from jobs.worker.breakers import Breakers
+from jobs.worker.plan import Plan
+from jobs.worker.runner import Finished
+from tests import tasks
+from tests.leases import a_lease
+from tests.threads import at_once
+
+DOWN = Snoozed(10, ErrorReport("tests.LineDown", "the line is down"))
+RETRY = Failed(ErrorReport("builtins.ValueError", "no"), retry_in=1.0)
+OWN_FAULT = Failed(ErrorReport("builtins.ValueError", "no"), reason=Reason.PERMANENT_ERROR)
+LEASE = timedelta(seconds=60)
+PATH = "tests.tasks.call_out"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_broken():
+    tasks.other_side.clear()
+    yield
+    tasks.other_side.clear()
+
+
+# What is counted
+
+
+def counted(breaker: Breaker, *outcomes: Outcome) -> list[bool]:
+    count = Count(breaker)
+    return [bool(count.take(outcome)) for outcome in outcomes]
+
+
+def test_so_many_blameless_errors_in_a_row_trip_it_and_then_it_counts_anew():
+    assert counted(Breaker(after=2), DOWN, DOWN, DOWN, DOWN) == [False, True, False, True]
+
+
+@pytest.mark.parametrize("between", [Succeeded(), OWN_FAULT])
+def test_whatever_shows_that_the_other_side_works_starts_the_row_again(between):
+    assert counted(Breaker(after=2), DOWN, between, DOWN, DOWN) == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "between", [Snoozed(1), Released(), Interrupted(), Cancelled(ErrorReport()), Lost(charged=True), RETRY]
+)
+def test_what_says_nothing_of_the_other_side_leaves_the_row_alone(between):
+    assert counted(Breaker(after=2), DOWN, between, DOWN) == [False, False, True]
+
+
+def test_a_ratio_is_of_the_newest_attempts_once_there_are_so_many():
+    breaker = Breaker(ratio=0.5, window=4)
+
+    assert counted(breaker, RETRY, RETRY, RETRY, Succeeded()) == [False, False, False, False]
+    assert counted(breaker, RETRY, Succeeded(), Succeeded(), Succeeded(), RETRY, RETRY) == [False] * 5 + [True]
+    assert not any(counted(breaker, *[OWN_FAULT] * 10))
+    assert not any(counted(Breaker(), *[RETRY] * 100))
+
+
+def test_the_reason_says_what_was_seen():
+    count = Count(Breaker(after=2, ratio=0.5, window=2))
+
+    assert count.take(DOWN) == ""
+    assert count.take(RETRY) == "2 of the newest 2 attempts failed, the last with: no"
+    assert [count.take(DOWN), count.take(DOWN)] == ["", "the line is down"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"errors": ValueError}, "errors"),
+        ({"errors": (1,)}, "errors"),
+        ({"after": 0}, "after"),
+        ({"window": "many"}, "window"),
+        ({"ratio": 0}, "ratio"),
+        ({"ratio": 1.5}, "ratio"),
+        ({"ratio": "half"}, "ratio"),
+        ({"probe": 0}, "probe"),
+        ({"probe": "soon"}, "probe"),
+    ],
+)
+def test_a_breaker_that_cannot_work_is_refused_where_it_is_written(given, names):
+    with pytest.raises((TypeError, ValueError), match=f"Breaker.{names}"):
+        Breaker(**given)
+
+
+def test_the_option_takes_a_breaker():
+    with pytest.raises(ImproperlyConfigured, match=r"breaker takes a jobs\.breakers\.Breaker, not 3"):
+
+        @task(breaker=3)
+        def of_another_kind() -> None:
+            """Never runs."""
+
+
+def test_an_error_of_its_kind_spends_no_attempt_and_one_of_another_does():
+    this = callee(PATH).task
+
+    held = judge(a_lease(), this, Options(), tasks.LineDown("down"))
+    assert isinstance(held, Snoozed)
+    assert held.error.message == "down"
+    assert isinstance(judge(a_lease(), this, Options(), ValueError("no")), Failed)
+    without = judge(a_lease(), callee("tests.tasks.add").task, Options(), tasks.LineDown("down"))
+    assert isinstance(without, Failed)
+
+
+# What becomes of the queue
+
+
+def the_queue() -> Queue:
+    return Queue.objects.get(name="email")
+
+
+def take(breakers: Breakers, **plan: Any) -> list[Any]:
+    return breakers.probe(Plan(**{"worker_id": "w1", "threads": 1} | plan), "email", None)
+
+
+def settle(breakers: Breakers, lease: Any, outcome: Outcome) -> None:
+    breakers.observe([Finished(lease, outcome, 0.0, 0.0)])
+    breakers.write()
+
+
+def make_due() -> None:
+    Queue.objects.update(probe_at=timezone.now() - timedelta(seconds=1))
+
+
+def trip(probe: float = 60, task_path: str = PATH) -> bool:
+    return lifecycle.trip("email", task_path=task_path, reason="the line is down", probe=timedelta(seconds=probe))
+
+
+@pytest.mark.django_db
+def test_a_broken_line_pauses_the_queue_with_its_reason_and_charges_nobody(caplog):
+    tasks.other_side["all"] = tasks.LineDown("the line is down")
+    for _ in range(5):
+        tasks.call_out.enqueue()
+
+    run_jobs()
+
+    queue = the_queue()
+    assert (queue.paused, queue.tripped_by) == (True, PATH)
+    assert queue.paused_reason == f"Breaker of {PATH}: the line is down"
+    assert queue.probe_at - queue.paused_at == timedelta(seconds=60)
+    assert len(tasks.done) == 2
+    assert not Attempt.objects.exists()
+    assert sorted(Job.objects.values_list("state", "attempts")) == [("ready", 0)] * 3 + [("scheduled", 0)] * 2
+    assert "queue paused by its breaker" in caplog.messages
+
+
+@pytest.mark.django_db
+def test_jobs_of_other_tasks_and_queues_are_not_counted_together():
+    breakers = Breakers(storage())
+    for queue_name, path in (("email", PATH), ("bulk", PATH), ("email", "tests.tasks.add")):
+        settle(breakers, a_lease(queue_name=queue_name, task_path=path), DOWN)
+
+    assert not Queue.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_person_has_the_last_word():
+    lifecycle.pause("email", reason="a move")
+    assert not trip()
+    assert the_queue().paused_reason == "a move"
+    lifecycle.resume("email")
+
+    assert trip()
+    assert not trip()
+    lifecycle.pause("email", reason="leave it alone")
+    assert not lifecycle.close_breaker("email", task_path=PATH)
+    assert (the_queue().paused, the_queue().probe_at, the_queue().tripped_by) == (True, None, "")
+
+    lifecycle.resume("email")
+    assert trip()
+    lifecycle.resume("email")
+    assert (the_queue().paused, the_queue().probe_at, the_queue().paused_reason) == (False, None, "")
+
+
+@pytest.mark.django_db
+def test_one_job_is_tried_when_it_is_time_and_ever_less_often():
+    tasks.call_out.enqueue()
+    tasks.call_out.enqueue()
+    trip()
+    breakers = Breakers(storage())
+
+    assert take(breakers) == []
+    make_due()
+    (tried,) = take(breakers)
+    assert take(Breakers(storage())) == []
+    settle(breakers, tried, DOWN)
+
+    queue = the_queue()
+    assert queue.paused
+    assert queue.probe_every == timedelta(seconds=120)
+    assert timedelta(seconds=55) < queue.probe_at - timezone.now() <= timedelta(seconds=60)
+    for _ in range(8):
+        make_due()
+        Job.objects.filter(pk=tried.id).update(
+            state=State.READY, leased_by="", lease_expires_at=None, ready_at=timezone.now()
+        )
+        (tried,) = take(breakers)
+    assert the_queue().probe_every == LONGEST_PROBE
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("outcome", [Succeeded(), OWN_FAULT])
+def test_a_job_that_shows_that_all_is_well_opens_the_queue(outcome):
+    tasks.call_out.enqueue()
+    trip()
+    make_due()
+    breakers = Breakers(storage())
+
+    settle(breakers, take(breakers)[0], outcome)
+
+    queue = the_queue()
+    assert (queue.paused, queue.paused_reason, queue.probe_at, queue.tripped_by) == (False, "", None, "")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("outcome", [Snoozed(5), Released(), Interrupted(), Cancelled(ErrorReport())])
+def test_after_a_job_that_shows_nothing_another_is_tried_at_once(outcome):
+    tasks.call_out.enqueue()
+    tasks.call_out.enqueue()
+    trip()
+    make_due()
+    breakers = Breakers(storage())
+
+    settle(breakers, take(breakers)[0], outcome)
+
+    assert the_queue().paused
+    assert len(take(breakers)) == 1
+
+
+@pytest.mark.django_db
+def test_a_job_of_another_task_does_well_and_the_next_one_is_tried():
+    tasks.stay_here.using(priority=5).enqueue()
+    tasks.call_out.enqueue()
+    trip()
+    make_due()
+    breakers = Breakers(storage())
+
+    settle(breakers, take(breakers)[0], Succeeded())
+
+    assert the_queue().paused
+    (next_one,) = take(breakers)
+    assert next_one.task_path == PATH
+
+
+@pytest.mark.django_db
+def test_a_lease_that_was_lost_while_it_was_tried_is_forgotten():
+    tasks.call_out.enqueue()
+    trip()
+    make_due()
+    breakers = Breakers(storage())
+    (tried,) = take(breakers)
+
+    breakers.observe([], lost=[tried])
+
+    assert breakers.probes == set()
+    assert the_queue().paused
+
+
+@pytest.mark.django_db
+def test_nothing_is_tried_of_a_queue_that_a_person_paused():
+    tasks.call_out.enqueue()
+    lifecycle.pause("email")
+
+    assert take(Breakers(storage())) == []
+
+
+@pytest.mark.django_db
+def test_only_a_process_for_suspects_tries_a_suspect():
+    tasks.call_out.enqueue()
+    Job.objects.update(suspect=True)
+    trip()
+    make_due()
+
+    assert take(Breakers(storage())) == []
+    assert len(take(Breakers(storage()), solo=True)) == 1
+
+
+@pytest.mark.django_db
+def test_a_group_of_the_queue_is_tried_too():
+    tasks.call_out.using(group_key="tenant").enqueue()
+    trip()
+    make_due()
+
+    assert len(take(Breakers(storage()))) == 1
+
+
+@pytest.mark.django_db
+def test_what_is_tried_is_granted_as_the_limits_say():
+    tasks.call_out.enqueue()
+    limits = QueueLimits(rate_limit=1, rate_period=timedelta(minutes=5))
+    trip()
+    make_due()
+    breakers, plan = Breakers(storage()), Plan(worker_id="w1", threads=1)
+
+    (tried,) = breakers.probe(plan, "email", limits)
+    settle(breakers, tried, Snoozed(0))
+    Job.objects.update(state=State.READY, leased_by="", lease_expires_at=None, ready_at=timezone.now())
+
+    assert breakers.probe(plan, "email", limits) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_others_never_see_the_queue_open_while_one_is_tried(vendor, monkeypatch):
+    """Somebody else looks, in the middle of it."""
+    tasks.call_out.enqueue()
+    tasks.call_out.enqueue()
+    trip()
+    make_due()
+    store = storage()
+    take_one, seen = store.take, []
+
+    def take_and_look(*given: Any) -> Any:
+        found = take_one(*given)
+        if vendor == "postgresql":  # SQLite lets nobody look before this one is done
+            seen.extend(at_once(lambda: list(Queue.objects.values_list("paused", flat=True))))
+        return found
+
+    monkeypatch.setattr(store, "take", take_and_look)
+    assert len(take(Breakers(store))) == 1
+
+    assert seen == ([[True]] if vendor == "postgresql" else [])
+    assert take_one("w2", Claim("email", 5), LEASE) == []
+
+
+@pytest.mark.django_db
+def test_metrics_say_who_paused_a_queue_and_why(admin_client):
+    lifecycle.pause("bulk", reason="a move")
+    trip()
+
+    found = admin_client.get("/metrics").content.decode().splitlines()
+
+    reason = f"Breaker of {PATH}: the line is down"
+    assert 'jobs_queue_pause_info{by="person",queue="bulk",reason="a move"} 1.0' in found
+    assert f'jobs_queue_pause_info{{by="{PATH}",queue="email",reason="{reason}"}} 1.0' in found
+
+
+@pytest.mark.django_db
+def test_the_queues_page_says_what_is_wrong_and_when_a_job_is_tried(admin_client):
+    trip()
+
+    page = admin_client.get(f"/admin/jobs/queue/{the_queue().pk}/change/").content.decode()
+
+    assert f"Breaker of {PATH}: the line is down." in page
+    assert "a job is tried at" in page
+
+
+@pytest.mark.django_db
+def test_when_the_line_is_mended_all_jobs_run(settings):
+    tasks.other_side["all"] = tasks.LineDown("down")
+    for _ in range(3):
+        tasks.call_out.enqueue()
+    run_jobs(advance=True)
+    assert the_queue().paused
+
+    tasks.other_side.clear()
+    lifecycle.resume("email")
+    run_jobs(advance=True)
+
+    assert set(Job.objects.values_list("state", "attempts")) == {("succeeded", 1)}
+
+
+@pytest.mark.django_db
+def test_a_permanent_error_of_its_kind_is_no_death():
+    class Gone(PermanentError, tasks.LineDown):
+        """Both."""
+
+    assert isinstance(judge(a_lease(), callee(PATH).task, Options(), Gone("down")), Snoozed)
