@@ -37,13 +37,18 @@ def start(module: str, url: str, *arguments: Any) -> "subprocess.Popen[bytes]":
 def reported_by(module: str, url: str, *arguments: Any) -> dict[str, float]:
     """Run it to its end and return what it reports."""
     with start(module, url, *arguments) as process:
-        try:
-            output, _ = process.communicate(timeout=LONGEST_SECONDS)
-        except BaseException:
-            process.kill()
-            raise
+        return report_of(process)
+
+
+def report_of(process: "subprocess.Popen[bytes]") -> dict[str, float]:
+    """Wait for the end of what was started and return what it reports."""
+    try:
+        output, _ = process.communicate(timeout=LONGEST_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
     if process.returncode:
-        raise RuntimeError(f"{module} {arguments} exited with {process.returncode}")
+        raise RuntimeError(f"{process.args!r} exited with {process.returncode}")
     return json.loads(output.splitlines()[-1])  # type: ignore[no-any-return]
 
 

@@ -45,6 +45,18 @@ SERIES = "WITH RECURSIVE g(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM g WHERE n
 STATES = {
     "ready": {},
     "scheduled": {"state": "'scheduled'", "ready_at": "NULL", "priority": "50", "run_after": "{tomorrow}"},
+    # Behind a key whose only slot is taken, by the running one.
+    "blocked": {"blocked": "TRUE", "concurrency_key": "'saturated'", "max_concurrent": "1", "priority": "50"},
+    "running": {
+        "state": "'running'",
+        "concurrency_key": "'saturated'",
+        "max_concurrent": "1",
+        "lease_token": "1",
+        "leased_by": "'some-worker'",
+        "lease_expires_at": "{tomorrow}",
+        "started_at": "{moment}",
+        "last_attempted_at": "{moment}",
+    },
     "succeeded": {
         "state": "'succeeded'",
         "attempts": "1",
@@ -70,6 +82,8 @@ def seeded(databases: Databases, base: str, recipe: Recipe) -> Seeded:
     with databases.kept(base) as database:
         if recipe.ballast:
             add(database, recipe.task, recipe.ballast, f"'{QUEUE}'", recipe.ballast_state)
+        if recipe.ballast_state == "blocked":
+            add(database, recipe.task, 1, f"'{QUEUE}'", "running")  # it holds their key
         add(database, recipe.task, recipe.warm, f"'{WARM_QUEUE}'", number="-g.n")
         before = last_id(database)
         add(database, recipe.task, recipe.jobs, queue_of(recipe))

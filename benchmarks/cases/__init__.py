@@ -3,9 +3,9 @@
 from fnmatch import fnmatchcase
 
 from ..bench import Case
-from . import backlog, drain, enqueue, growth, idle, latency, orm, sleepers
+from . import backlog, drain, enqueue, growth, idle, latency, orm, overload, sleepers
 
-GROUPS = (enqueue, drain, orm, sleepers, latency, backlog, idle, growth)
+GROUPS = (enqueue, drain, orm, sleepers, latency, backlog, idle, growth, overload)
 ALL: list[Case] = [case for group in GROUPS for case in group.CASES]
 
 

@@ -68,6 +68,7 @@ CASES = [
         "beside 5,000,000 finished",
         partial(against_an_empty_table, ballast=5_000_000, state="succeeded"),
     ),
+    Case("backlog.blocked", "beside 1,000,000 behind one key, of higher priority", partial(million, state="blocked")),
     Case("backlog.queues", "over 50 queues", partial(against_an_empty_table, queues=50)),
     Case("backlog.held", "while a transaction is held open elsewhere", against_no_transaction),
 ]

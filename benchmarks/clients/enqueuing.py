@@ -5,7 +5,7 @@ from collections.abc import Callable
 from django.core.management import call_command
 from django.db import connection, transaction
 
-from jobs import enqueue_many
+from jobs import QueueFull, enqueue_many
 from jobs.models import Job
 
 from .. import tasks
@@ -56,6 +56,21 @@ def enqueue_paced(count: str, rate: str) -> None:
     report(jobs=int(count))
 
 
+def enqueue_flood(count: str, rate: str) -> None:
+    """Enqueue jobs that take some time, so many a second, whether or not the queue takes them."""
+    refused = 0
+
+    def enqueue(n: int) -> None:
+        nonlocal refused
+        try:
+            tasks.sleep.enqueue(n=n)
+        except QueueFull:
+            refused += 1
+
+    paced(enqueue, int(count), float(rate))
+    report(accepted=int(count) - refused, refused=refused)
+
+
 def singly(count: int) -> int:
     for n in range(count):
         tasks.noop.enqueue(n=n)
@@ -68,4 +83,5 @@ CLIENTS: dict[str, Callable[..., None]] = {
     "enqueue_in_transaction": enqueue_in_transaction,
     "enqueue_many": enqueue_many_in_calls,
     "enqueue_paced": enqueue_paced,
+    "enqueue_flood": enqueue_flood,
 }
