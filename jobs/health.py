@@ -15,6 +15,8 @@ from .storage import storage
 MAX_CLOCK_DIFFERENCE = timedelta(seconds=2)
 # A queue whose oldest job waits longer than this has too few workers, or none.
 MAX_WAIT = timedelta(minutes=5)
+# A schedule that is later than this has no worker that looks after it.
+MAX_LATE = timedelta(minutes=1)
 
 # Databases whose migrations this process has seen applied: nobody unapplies them under a running process, and a
 # probe every few seconds should not load the migration files each time.
@@ -114,4 +116,25 @@ def leases() -> Finding:
     return Finding("leases", True, "No lease has expired.")
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (database, migrations, clock, workers, waiting, paused, leases)
+def schedules() -> Finding:
+    found = stats.schedules(storage().now())
+    if found.broken:
+        message = f"Schedules that have disabled themselves: {found.broken}. `manage.py jobs schedules` says why."
+        return Finding("schedules", False, message)
+    if found.late > MAX_LATE:
+        minutes = found.late // timedelta(minutes=1)
+        message = f"A schedule has been due for {minutes} minutes: no worker looks after it, or its queue is full."
+        return Finding("schedules", False, message)
+    return Finding("schedules", True, f"Schedules enabled: {found.enabled}. None is late.")
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    database,
+    migrations,
+    clock,
+    workers,
+    waiting,
+    paused,
+    leases,
+    schedules,
+)

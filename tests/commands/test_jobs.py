@@ -282,7 +282,7 @@ def test_doctor_names_each_finding_and_fails():
     by_name = {finding["name"]: finding for finding in ran.json}
     assert not by_name["workers"]["ok"]
     assert "runworker" in by_name["workers"]["message"]
-    assert ran.error == "1 of 7 checks failed: workers."
+    assert ran.error == "1 of 8 checks failed: workers."
 
 
 def test_doctor_says_what_the_database_said(monkeypatch):

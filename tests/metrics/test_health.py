@@ -7,7 +7,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from jobs import health
-from jobs.models import Job, Queue, Worker
+from jobs.models import Job, Queue, Schedule, Worker
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +118,20 @@ def test_a_paused_queue_is_told():
     Queue.objects.create(name="email", paused=True)
 
     assert "email" in health.paused().message
+
+
+@pytest.mark.django_db
+def test_a_schedule_that_is_broken_or_late_is_a_finding():
+    schedule = Schedule.objects.create(name="report", task_path="t", cron="0 6 * * *")
+    assert health.schedules().ok
+
+    Schedule.objects.update(next_at=timezone.now() - timedelta(minutes=7))
+    assert not health.schedules().ok
+    assert "due for 7 minutes" in health.schedules().message
+
+    Schedule.objects.filter(pk=schedule.pk).update(next_at=None, problem="there is no such task")
+    assert not health.schedules().ok
+    assert "manage.py jobs schedules" in health.schedules().message
 
 
 @pytest.mark.django_db
