@@ -1,5 +1,6 @@
 """When a task pauses its queue by itself: after errors that only the configuration, or the other side, can mend."""
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,6 +12,7 @@ from .outcomes import Failed, Outcome, Snoozed, Succeeded
 from .states import Reason
 
 LONGEST_PROBE = timedelta(minutes=15)  # between two tries, however often they fail
+FORGOTTEN_SECONDS = 900.0  # what was seen so long ago says nothing of today
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,14 @@ class Breaker:
     """When to pause a task's queue, and how soon to try whether it may go on.
 
     `errors`: exceptions that no job is to blame for; a job that raises one comes back later, with no attempt spent.
-    After `after` of them in a row the queue is paused, or once so many of the newest `window` attempts have failed as
-    `ratio` says. Then a job is tried after `probe`, and after twice as long each time that it fails.
+    After `after` of them with no success between them the queue is paused, or once so many of the newest `window`
+    attempts have failed as `ratio` says. Then a job is tried after `probe`, and after twice as long each time that it
+    fails.
     Units: `ratio` above 0, at most 1; `probe` in seconds, or a timedelta. Each worker process counts for itself.
     Raises: TypeError, ValueError for what cannot work.
     """
 
-    errors: tuple[type[BaseException], ...] = (ImproperlyConfigured,)
+    errors: tuple[type[Exception], ...] = (ImproperlyConfigured,)
     after: int = 3
     ratio: float | None = None
     window: int = 20
@@ -32,7 +35,7 @@ class Breaker:
 
     def __post_init__(self) -> None:
         if not isinstance(self.errors, tuple) or not all(
-            isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.errors
+            isinstance(kind, type) and issubclass(kind, Exception) for kind in self.errors
         ):
             raise TypeError(f"Breaker.errors takes a tuple of exception classes, not {self.errors!r}")
         for name, read in (("after", conf.count), ("window", conf.count), ("probe", conf.length)):
@@ -59,12 +62,16 @@ class Count:
     breaker: Breaker
     in_a_row: int = 0
     newest: deque[bool] = field(default_factory=deque)  # whether attempts failed
+    seen_at: float = field(default_factory=time.monotonic)
 
     def take(self, outcome: Outcome) -> str:
         """Count an outcome; return why the queue is to be paused, if it is. Then it counts anew."""
         failed = has_failed(outcome)
         if failed is None:
             return ""
+        if (now := time.monotonic()) - self.seen_at > FORGOTTEN_SECONDS:
+            self.forget()
+        self.seen_at = now
         error = outcome.error if isinstance(outcome, Failed | Snoozed) else None
         if not failed:
             self.in_a_row = 0
@@ -75,9 +82,12 @@ class Count:
             self.newest.popleft()
         why = self.why(error.message or error.exception_class) if failed and error else ""
         if why:
-            self.in_a_row = 0
-            self.newest.clear()
+            self.forget()
         return why
+
+    def forget(self) -> None:
+        self.in_a_row = 0
+        self.newest.clear()
 
     def why(self, said: str) -> str:
         breaker, seen = self.breaker, len(self.newest)
@@ -91,12 +101,12 @@ class Count:
 def has_failed(outcome: Outcome) -> bool | None:
     """Say whether an outcome speaks against the other side; None when it says nothing of it.
 
-    An error that no retry can help is the job's own: whoever refused just that job was there to do it.
+    An error that no retry can help is the job's own, and may have come up before the other side was asked.
     """
     match outcome:
-        case Succeeded() | Failed(reason=Reason.PERMANENT_ERROR):
+        case Succeeded():
             return False
-        case Failed():
+        case Failed(reason=reason) if reason != Reason.PERMANENT_ERROR:
             return True
         case Snoozed(error=error) if error is not None:
             return True

@@ -12,6 +12,7 @@ from django.db import IntegrityError
 from django.db.models import QuerySet
 
 from . import conf, registry, signals
+from .breakers import LONGEST_PROBE
 from .compat import task_backends
 from .concurrency import freed_by, let_in_after_commit
 from .conf import Options
@@ -314,25 +315,34 @@ def trip(queue_name: str, *, task_path: str, reason: str, probe: timedelta) -> b
     return bool(done)
 
 
-def close_breaker(queue_name: str, *, task_path: str) -> bool:
-    """Resume a queue that this task's breaker has paused: a job of the task was tried, and did well.
+def tripped(queue_name: str, task_path: str) -> Any:
+    """Return the row of a queue, if this task's breaker has paused it."""
+    rows = storage().rows(Queue)
+    return rows.filter(name=queue_name, tripped_by=task_path, paused=True, probe_at__isnull=False)
 
-    A job of another task says nothing of what is broken: then the next one is tried at once.
-    """
-    tripped = storage().rows(Queue).filter(name=queue_name, paused=True, probe_at__isnull=False)
-    done = tripped.filter(tripped_by=task_path).update(**OPEN)
+
+def close_breaker(queue_name: str, *, task_path: str) -> bool:
+    """Resume a queue that this task's breaker has paused: a job of the task did well, or none of it waits any more."""
+    done = tripped(queue_name, task_path).update(**OPEN)
     if done:
         log.warning("queue resumed by its breaker", extra={"queue": queue_name, "task": task_path})
         wake(queue_name)
-    else:
-        probe_soon(queue_name)
     return bool(done)
 
 
-def probe_soon(queue_name: str) -> None:
+def probe_soon(queue_name: str, *, task_path: str) -> None:
     """Try another job at once: the one that was tried has shown nothing."""
+    tripped(queue_name, task_path).update(probe_at=storage().now())
+
+
+def probe_later(queue_name: str, *, task_path: str) -> None:
+    """Try the next job after twice as long: the one that was tried has failed."""
     store = storage()
-    store.rows(Queue).filter(name=queue_name, probe_at__isnull=False).update(probe_at=store.now())
+    with store.atomic():
+        for queue in tripped(queue_name, task_path).select_for_update():
+            queue.probe_every = min(2 * queue.probe_every, LONGEST_PROBE)
+            queue.probe_at = store.now() + queue.probe_every
+            queue.save(update_fields=["probe_at", "probe_every"])
 
 
 def prune(*, older_than: timedelta | None = None, batch: int = 5000) -> dict[str, int]:

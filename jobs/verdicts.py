@@ -31,8 +31,8 @@ from .states import Reason, State
 log = logging.getLogger("jobs")
 
 HELD_SECONDS = 1.0, 60.0
-# How soon a job comes back that is not to blame for its error. Until its queue is paused others will show the same.
-BLAMELESS_SECONDS = 10.0
+# How soon a job comes back that is not to blame for its error: after a tenth of its age, within these bounds.
+BLAMELESS_SECONDS = 10.0, 300.0
 
 
 def judge(lease: Lease, task: Any, options: Options, error: BaseException, cancel_requested: bool = False) -> Outcome:
@@ -51,7 +51,12 @@ def judge(lease: Lease, task: Any, options: Options, error: BaseException, cance
         case _ if cancel_requested:
             return Cancelled(report)
         case _ if (breaker := getattr(task, "breaker", None)) and isinstance(error, breaker.errors):
-            return Snoozed(BLAMELESS_SECONDS, report)
+            shortest, longest = BLAMELESS_SECONDS
+            age = (lease.claimed_at - lease.enqueued_at).total_seconds()
+            log.warning(
+                "attempt failed, not the job's fault", extra=lease.log_fields() | {"error": report.message[:200]}
+            )
+            return Snoozed(min(max(age / 10, shortest), longest), report)
         case exceptions.PermanentError():
             return Failed(report, reason=Reason.PERMANENT_ERROR, exception=error)
         case _ if isinstance(error, getattr(task, "permanent_errors", ())):

@@ -8,7 +8,6 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -95,11 +94,13 @@ class QueueAdmin(ConfirmingAdmin):
             return lead_of_workers() or Lead("good", _("Workers claim from it."))
         if obj.tripped_by and obj.probe_at:
             tried = _(
-                "%(reason)s. It has been paused for %(age)s, and a job is tried at %(time)s: if it does well the "
+                "%(reason)s. It has been paused for %(age)s. A job is tried %(when)s: if it does well the "
                 "queue goes on by itself. Resume it now if you have mended it."
             )
-            when = date_format(timezone.localtime(obj.probe_at), "TIME_FORMAT")
-            return Lead("bad", tried % {"reason": obj.paused_reason, "age": age(obj.paused_at), "time": when})
+            now = timezone.now()
+            soon = _("as soon as one is ready")
+            when = soon if obj.probe_at <= now else _("in %s") % timesince(now, obj.probe_at, depth=1)
+            return Lead("bad", tried % {"reason": obj.paused_reason, "age": age(obj.paused_at), "when": when})
         text = _("Paused for %(age)s%(reason)s. Resume it once the reason is gone.")
         reason = f": {obj.paused_reason}" if obj.paused_reason else ""
         return Lead("bad", text % {"age": age(obj.paused_at), "reason": reason})
@@ -107,7 +108,9 @@ class QueueAdmin(ConfirmingAdmin):
     def tools_of(self, request: HttpRequest, obj: Queue) -> list[Tool]:
         if not self.has_pause_permission(request):
             return []
-        return [self.tool(obj, "resume", RESUME) if obj.paused else self.tool(obj, "pause", PAUSE)]
+        # A person may keep a queue paused that would go on by itself.
+        pause = [] if obj.paused and not obj.tripped_by else [self.tool(obj, "pause", PAUSE)]
+        return [self.tool(obj, "resume", RESUME), *pause] if obj.paused else pause
 
     @admin.display(description=_("claims"))
     def is_open(self, queue: Queue) -> SafeString:
@@ -149,7 +152,7 @@ def for_queues(
     def act(queues: Sequence[Queue]) -> lifecycle.Report:
         report = lifecycle.Report()
         for queue in queues:
-            if queue.paused == are_paused:
+            if queue.paused == are_paused or (queue.tripped_by and not are_paused):
                 change(queue)
                 report.done.append(queue.pk)
             else:

@@ -20,7 +20,6 @@ from django.db.models import F, JSONField, Model, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce
 from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
-from ..breakers import LONGEST_PROBE
 from ..conf import QueueLimits
 from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, Grant, IdempotencyRecord, Job, Queue, Schedule, Tick
@@ -44,6 +43,7 @@ SOON = timedelta(seconds=0.1)
 # period, so they are kept for longer than the period that is known here.
 PRUNED_PER_LEASES, PRUNED_GRANTS = 500, 2_000
 KEPT_GRANTS = timedelta(hours=1)
+PROBED = 1000  # ready jobs of a queue, among which one of a certain task is looked for
 
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
 
@@ -256,6 +256,17 @@ class Taken(NamedTuple):
     wait: timedelta | None
 
 
+class Probe(NamedTuple):
+    """The job that is tried of a queue that the breaker of `task_path` has paused.
+
+    `is_over`: no job of that task is among the first ones, so that there is nothing to hold them back for.
+    """
+
+    task_path: str
+    leases: list[Lease]
+    is_over: bool = False
+
+
 class Storage:
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -398,19 +409,22 @@ class Storage:
         with self.atomic():
             if self.rows(Queue).filter(name=claim.queue_name, paused=True).exists():
                 return []
-            ids = self.chosen(claim)
-            if not ids:
-                return []
-            moment = self.now()
-            self.jobs.filter(pk__in=ids).update(
-                state=State.RUNNING,
-                leased_by=worker_id,
-                lease_token=F("lease_token") + 1,
-                lease_expires_at=moment + lease,
-                started_at=Coalesce("started_at", Value(moment)),
-                last_attempted_at=moment,
-            )
-            return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
+            return self.lease_rows(self.chosen(claim), worker_id, lease)
+
+    def lease_rows(self, ids: Sequence[int], worker_id: str, lease: timedelta) -> list[Lease]:
+        """Lease rows that are ready and locked. Transaction: joins the caller's."""
+        if not ids:
+            return []
+        moment = self.now()
+        self.jobs.filter(pk__in=ids).update(
+            state=State.RUNNING,
+            leased_by=worker_id,
+            lease_token=F("lease_token") + 1,
+            lease_expires_at=moment + lease,
+            started_at=Coalesce("started_at", Value(moment)),
+            last_attempted_at=moment,
+        )
+        return self.leases(self.jobs.filter(pk__in=ids).best_first(), moment)
 
     def take_limited(self, worker_id: str, claim: Claim, lease: timedelta) -> Taken:
         """Lease what a claim asks for, as far as its `limits` allow, of as many of its groups as may have a job.
@@ -429,22 +443,12 @@ class Storage:
                 self.list_queues([name])
                 list(row)
             moment = self.now()
-            free, wait = claim.limit, timedelta()
-            if limits.rate_limit is not None:
-                counted = grants.filter(granted_at__gt=moment - limits.rate_period).order_by("granted_at")
-                free = min(free, limits.rate_limit - counted.values("pk")[: limits.rate_limit].count())
-                if free <= 0:
-                    oldest = counted.values_list("granted_at", flat=True).first()
-                    wait = (oldest or moment) + limits.rate_period - moment
-            if limits.max_running is not None:
-                room = limits.max_running - self.still_running(grants)
-                free, wait = min(free, room), wait if room > 0 else max(wait, SOON)
+            free, wait = self.allowed(claim, moment)
             if free <= 0:
                 return Taken([], 0, 0, wait)
             asked = claim._replace(limit=free, groups=claim.groups[:free])
             leases = self.take(worker_id, asked, lease)
-            same = {"queue_name": name, "granted_at": moment, "running": limits.max_running is not None}
-            self.rows(Grant).bulk_create([Grant(job_id=one.id, lease_token=one.token, **same) for one in leases])
+            self.note_grants(claim, leases, moment)
         if random.random() < len(leases) / PRUNED_PER_LEASES:
             old = grants.filter(running=False, granted_at__lt=moment - limits.rate_period - KEPT_GRANTS)
             oldest_first = old.order_by("granted_at").values_list("pk", flat=True)
@@ -456,28 +460,54 @@ class Storage:
         """Say whether it is time to try a job of a queue that a breaker has paused."""
         return self.rows(Queue).filter(name=queue_name, paused=True, probe_at__lte=self.now()).exists()
 
-    def take_probe(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
-        """Lease what a claim asks for although a breaker has paused the queue, once in `probe_every`, which doubles.
+    def take_probe(self, worker_id: str, claim: Claim, lease: timedelta) -> Probe:
+        """Lease one job of a paused queue, of the task whose breaker paused it, if it is time to and none runs.
 
-        Others never see the queue open: that is undone in the same transaction.
+        It is looked for among the first `PROBED` ready jobs; `claim` says which limits there are. Should its outcome
+        never be told, the next one is tried after `probe_every`.
         """
-        due = self.rows(Queue).filter(name=claim.queue_name, paused=True, probe_at__lte=self.now())
+        name = claim.queue_name
+        due = self.rows(Queue).filter(name=name, paused=True, probe_at__lte=self.now())
         with self.atomic():
             queue = due.select_for_update(skip_locked=True).first()
-            if queue is None:
-                return []
-            row = self.rows(Queue).filter(pk=queue.pk)
-            row.update(paused=False)
-            taken = (
-                self.take_limited(worker_id, claim, lease).leases
-                if claim.limits
-                else self.take(worker_id, claim, lease)
-            )
-            row.update(paused=True)
-            if taken:
-                longest = min(2 * queue.probe_every, LONGEST_PROBE)
-                row.update(probe_at=self.now() + queue.probe_every, probe_every=longest)
-            return taken
+            if queue is None or self.jobs.running().filter(queue_name=name, task_path=queue.tripped_by).exists():
+                return Probe("", [])
+            ready = self.jobs.ready().in_queue(name).filter(suspect=False)
+            first = ready.order_by("group_key", "-priority", "ready_at", "pk").values_list("pk", "task_path")[:PROBED]
+            ids = [pk for pk, path in first if path == queue.tripped_by]
+            if not ids:
+                return Probe(queue.tripped_by, [], is_over=True)
+            moment = self.now()
+            if claim.limits and self.allowed(claim, moment)[0] <= 0:
+                return Probe(queue.tripped_by, [])
+            free = self.jobs.ready().filter(pk__in=ids).select_for_update(skip_locked=True).order_by("pk")
+            leases = self.lease_rows(list(free.values_list("pk", flat=True)[:1]), worker_id, lease)
+            self.note_grants(claim, leases, moment)
+            self.rows(Queue).filter(pk=queue.pk).update(probe_at=moment + queue.probe_every)
+            return Probe(queue.tripped_by, leases)
+
+    def allowed(self, claim: Claim, moment: datetime) -> tuple[int, timedelta]:
+        """Return how many jobs a limited queue may start now and, if none, how long to wait."""
+        limits, grants = claim.limits, self.rows(Grant).filter(queue_name=claim.queue_name)
+        assert limits is not None
+        free, wait = claim.limit, timedelta()
+        if limits.rate_limit is not None:
+            counted = grants.filter(granted_at__gt=moment - limits.rate_period).order_by("granted_at")
+            free = min(free, limits.rate_limit - counted.values("pk")[: limits.rate_limit].count())
+            if free <= 0:
+                oldest = counted.values_list("granted_at", flat=True).first()
+                wait = (oldest or moment) + limits.rate_period - moment
+        if limits.max_running is not None:
+            room = limits.max_running - self.still_running(grants)
+            free, wait = min(free, room), wait if room > 0 else max(wait, SOON)
+        return free, wait
+
+    def note_grants(self, claim: Claim, leases: Sequence[Lease], moment: datetime) -> None:
+        """Write down which starts a limited queue has allowed."""
+        if claim.limits:
+            same = {"queue_name": claim.queue_name, "granted_at": moment}
+            same |= {"running": claim.limits.max_running is not None}
+            self.rows(Grant).bulk_create([Grant(job_id=one.id, lease_token=one.token, **same) for one in leases])
 
     def still_running(self, grants: QuerySet[Any]) -> int:
         """Count the grants whose job is still held by the lease that they were given for, and close the others."""

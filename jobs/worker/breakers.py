@@ -1,6 +1,6 @@
 """The breakers of tasks, as one process sees them: it counts outcomes, pauses queues, tries them, and resumes them."""
 
-import random
+import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
@@ -12,21 +12,23 @@ from ..breakers import Breaker, Count, has_failed
 from ..conf import QueueLimits
 from ..leases import Lease
 from ..storage import Claim, Storage, is_locked
+from ..tally import Tally
 from .plan import Plan
 from .runner import Finished
 
-GROUPS = 1000  # of a queue, from one of which a job is tried
+LOCKED_SECONDS = 1.0  # until the row of a queue that somebody has locked is tried again
 
 
 class Breakers:
     """Threads: the engine's alone."""
 
-    def __init__(self, store: Storage) -> None:
-        self.store = store
+    def __init__(self, store: Storage, tally: Tally | None = None) -> None:
+        self.store, self.tally = store, tally
         self.counts: dict[tuple[str, str], Count] = {}  # by task and queue
         self.probes: set[tuple[int, int]] = set()  # leases of jobs that are being tried
-        self.due: dict[tuple[str, str], Callable[[], None]] = {}  # what is to be written of a task's queue
-        self.tripped: dict[str, str] = {}  # queues that this process has paused just now, and for which task
+        self.due: dict[tuple[str, str], Callable[[], object]] = {}  # what is to be written of a task's queue
+        self.locked_until = 0.0
+        self.tripped: set[str] = set()  # queues that this process has paused just now
 
     def observe(self, written: Iterable[Finished], lost: Iterable[Lease] = ()) -> None:
         """Count outcomes that are in the database; no statement is sent before `write`."""
@@ -39,14 +41,27 @@ class Breakers:
             place, breaker = (lease.task_path, lease.queue_name), breakers[lease.task_path]
             if lease.key in self.probes:
                 self.probes.discard(lease.key)
-                self.due[place] = partial(self.judge, *place, has_failed(finished.outcome))
+                self.judge(place, has_failed(finished.outcome))
             elif breaker:
                 count = self.counts.setdefault(place, Count(breaker))
                 if why := count.take(finished.outcome):
-                    self.due[place] = partial(self.trip, *place, why, breaker.probe_length)
+                    self.due.setdefault(place, partial(self.trip, *place, why, breaker.probe_length))
+
+    def judge(self, place: tuple[str, str], failed: bool | None) -> None:
+        """Note what a job that was tried has shown; that it did well goes before all that is still to be written."""
+        task_path, queue_name = place
+        if failed is None:
+            self.due.setdefault(place, partial(lifecycle.probe_soon, queue_name, task_path=task_path))
+        elif failed:
+            self.due.setdefault(place, partial(lifecycle.probe_later, queue_name, task_path=task_path))
+        else:
+            self.counts.pop(place, None)
+            self.due[place] = partial(lifecycle.close_breaker, queue_name, task_path=task_path)
 
     def write(self) -> None:
-        """Pause and resume queues as was found out; what somebody has locked is left for the next call."""
+        """Pause and resume queues as was found out; what somebody has locked is left for a later call."""
+        if time.monotonic() < self.locked_until:
+            return
         for place, act in list(self.due.items()):
             try:
                 with self.store.atomic():
@@ -55,33 +70,26 @@ class Breakers:
             except OperationalError as error:
                 if not is_locked(error):
                     raise
-            else:
-                del self.due[place]
+                self.locked_until = time.monotonic() + LOCKED_SECONDS
+                return
+            del self.due[place]
 
     def trip(self, task_path: str, queue_name: str, why: str, probe: timedelta) -> None:
         if lifecycle.trip(queue_name, task_path=task_path, reason=why, probe=probe):
-            self.tripped[queue_name] = task_path
-
-    def judge(self, task_path: str, queue_name: str, failed: bool | None) -> None:
-        """Resume a queue after one of its jobs was tried; or not, or try another where the first one said nothing."""
-        if failed is None:
-            lifecycle.probe_soon(queue_name)
-        elif not failed:
-            self.counts.pop((task_path, queue_name), None)
-            lifecycle.close_breaker(queue_name, task_path=task_path)
+            self.tripped.add(queue_name)
+            if self.tally:
+                self.tally.count("tripped", task_path, queue_name)
 
     def probe(self, plan: Plan, queue_name: str, limits: QueueLimits | None) -> list[Lease]:
         """Claim a job of a queue that a breaker has paused, if it is time to try one."""
         if not self.store.is_probe_due(queue_name):
             return []
-        groups = self.store.ready_groups(queue_name, plan.solo, None, GROUPS)
-        if not groups:
-            return []
         slowed = limits if limits and limits.slows else None
-        claim = Claim(queue_name, 1, plan.solo, groups=(random.choice(groups),), limits=slowed)
-        leases = self.store.take_probe(plan.worker_id, claim, plan.lease)
-        self.probes.update(lease.key for lease in leases)
-        return leases
+        probe = self.store.take_probe(plan.worker_id, Claim(queue_name, 1, limits=slowed), plan.lease)
+        if probe.is_over:
+            lifecycle.close_breaker(queue_name, task_path=probe.task_path)
+        self.probes.update(lease.key for lease in probe.leases)
+        return probe.leases
 
 
 def breaker_of(task_path: str) -> Breaker | None:

@@ -130,6 +130,7 @@ class Engine:
         if not self.pace.ahead(self.plan.threads):
             # Slow jobs: a thread is free for another only when its outcome is written.
             self.exchange([])
+        self.probe()
         claims = [] if self.release_stale() else self.claimer.claims(self.room(), time.monotonic())
         if self.desk.limited:  # a limit may have been lifted
             self.desk.limited.difference_update(claim.queue_name for claim in claims if not claim.limits)
@@ -158,10 +159,11 @@ class Engine:
                 if not is_locked(error):
                     raise
                 taken = Taken([], 0, 0, timedelta(seconds=random.uniform(0.5, 1.5) * BUSY_SECONDS))
+            else:
+                if taken.wait and not taken.leases:
+                    self.tally.count("limited", "", name)
             now = time.monotonic()
             self.claimer.note_limited(claim, taken, now)
-            if taken.wait and not taken.leases:
-                self.tally.count("limited", "", name)
             if claim.limits and claim.limits.rate_limit is not None:
                 self.desk.expect(taken.leases, now)
             if taken.leases:
@@ -172,14 +174,30 @@ class Engine:
         """Pause and resume queues as their tasks' breakers say; give back what has not started of those paused now."""
         self.breakers.write()
         if self.breakers.tripped:
-            names, self.breakers.tripped = self.breakers.tripped, {}
-            for name, task_path in names.items():
-                self.tally.count("tripped", task_path, name)
+            names, self.breakers.tripped = self.breakers.tripped, set()
             unstarted = self.threads.take_unstarted() + self.loop.take_unstarted()
+            # First of all: should the database fail, these are in nobody's hands.
+            self.hand_out([lease for lease in unstarted if lease.queue_name not in names], first=True)
             self.give_back([lease for lease in unstarted if lease.queue_name in names])
-            self.hand_out([lease for lease in unstarted if lease.queue_name not in names])
-        for name in self.claimer.probes(time.monotonic()) if self.room() > 0 else ():
-            self.begin(self.breakers.probe(self.plan, name, limits_of(name)), first=True)
+
+    def probe(self) -> None:
+        """Try a job of each queue that a breaker has paused, before other queues take all threads."""
+        for name in self.claimer.probes(time.monotonic()):
+            if self.free_threads() <= 0:
+                return
+            leases, limits = self.breakers.probe(self.plan, name, limits_of(name)), limits_of(name)
+            if limits and limits.rate_limit is not None:
+                self.desk.expect(leases, time.monotonic())
+            self.begin(leases, first=True)
+
+    def free_threads(self) -> int:
+        """Return how many threads have nothing to do, or will find it done once its outcome is written."""
+        waiting = len(self.threads.buffer) + self.loop.held + self.settler.waiting
+        busy = len(self.held) - min(len(self.settler.locked), BATCH) - waiting
+        free = self.plan.threads - busy
+        if self.plan.max_jobs is not None:
+            free = min(free, self.plan.max_jobs - self.claimed)
+        return free
 
     def free_for(self, name: str) -> int:
         """Return how many jobs of a limited queue may begin at once: what waits for a thread already has one."""

@@ -266,11 +266,7 @@ class Housekeeping:
             self.store.list_queues(unlisted)
 
     def serves(self, queue: ReadyQueue) -> bool:
-        if self.queues and queue.name not in self.queues:
-            return False
-        # Where a breaker has paused it and only suspects are left, one of them is tried, alone as ever.
-        is_tried = queue.is_tripped and not queue.has_plain
-        return not queue.paused or (is_tried and self.store.is_probe_due(queue.name))
+        return not queue.paused and (not self.queues or queue.name in self.queues)
 
     # Presence
 

@@ -48,9 +48,8 @@ class Rota:
         """Take in which queues have ready jobs now; the order of those already waiting for their turn is kept."""
         names = {queue.name for queue in ready if self.concerns(queue)}
         self.grouped = {queue.name for queue in ready if queue.has_groups}
-        self.tripped = {
-            queue.name for queue in ready if queue.is_tripped and self.concerns(queue._replace(paused=False))
-        }
+        wanted = [queue.name for queue in ready if queue.is_tripped and (not self.wanted or queue.name in self.wanted)]
+        self.tripped = set() if self.solo else set(wanted)
         kept = [name for name in self.turns if name in names]
         self.turns = deque(kept + sorted(names.difference(kept)))
 

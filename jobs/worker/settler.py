@@ -40,7 +40,7 @@ class Settler:
     ) -> None:
         self.store, self.desk, self.held, self.announcer, self.tally = store, desk, held, announcer, tally
         self.pace = Pace()
-        self.breakers = Breakers(store)
+        self.breakers = Breakers(store, tally)
         self.unwritten: list[Finished] = []
         self.batch: list[Finished] = []  # the part of them that is being written
         self.locked: list[Finished] = []  # outcomes of jobs whose rows somebody else has locked
