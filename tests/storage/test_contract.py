@@ -1143,17 +1143,20 @@ def test_ready_queues_tells_what_waits_where(store):
     add(store, queue_name="plain")
     suspect = add(store, queue_name="suspect")
     add(store, queue_name="paused")
+    add(store, queue_name="tripped")
     add(store, queue_name="later", delay=timedelta(hours=1))
     Job.objects.filter(pk=suspect).update(suspect=True)
     Queue.objects.create(name="paused", paused=True)
+    Queue.objects.create(name="tripped", paused=True, probe_at=store.now())
     Queue.objects.create(name="plain")
 
     found = {queue.name: tuple(queue)[1:] for queue in store.ready_queues()}
 
     assert found == {
-        "plain": (True, False, False, False, False),
-        "suspect": (False, True, False, True, False),
-        "paused": (True, False, True, False, False),
+        "plain": (True, False, False, False, False, False),
+        "suspect": (False, True, False, True, False, False),
+        "paused": (True, False, True, False, False, False),
+        "tripped": (True, False, True, False, True, False),
     }
 
 
