@@ -42,6 +42,7 @@ PATH = "tests.tasks.call_out"
 
 @pytest.fixture(autouse=True)
 def nothing_is_broken():
+    tasks.done.clear()
     tasks.other_side.clear()
     yield
     tasks.other_side.clear()
