@@ -116,6 +116,8 @@ class Door:
         gauge = self.gauge(queue_name, limits)
         with self.lock:
             gauge = self.gauges.get(queue_name, gauge)
+            # From nothing to one is an increase only for those who have seen the nothing.
+            self.turned_away[queue_name, HOW[limits.on_full]] += 0
             if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
                 gauge.added += jobs
                 self.let_in[queue_name] += jobs

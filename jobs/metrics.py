@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -114,10 +115,7 @@ class DatabaseCollector(Collector):
         states = ("enabled", "disabled", "broken")
         yield gauge("jobs_schedules", [((state,), getattr(schedules, state)) for state in states])
         yield gauge("jobs_schedules_late_seconds", [((), schedules.late.total_seconds())])
-        this = f"{socket.gethostname()}:{os.getpid()}"
-        yield counter(
-            "jobs_turned_away_total", [((*place, this), jobs) for place, jobs in sorted(door.counts().items())]
-        )
+        yield turned_away(door.counts())
 
 
 class WorkerCollector(Collector):
@@ -143,8 +141,10 @@ class WorkerCollector(Collector):
         yield counter("jobs_lease_lost_total", counted({"lease_lost"}, by_outcome=False))
         yield counter("jobs_breaker_trips_total", counted({"tripped"}, by_outcome=False))
         by_queue = [(event, queue, times) for (event, _, queue), times in sorted(events.items())]
-        turned_away = [((queue, how, this_process()), times) for how, queue, times in by_queue if how in TURNED_AWAY]
-        yield counter("jobs_turned_away_total", turned_away)
+        # The schedules of the supervisor's own housekeeping are refused in this process.
+        refused = Counter(door.counts())
+        refused.update({(queue, how): times for how, queue, times in by_queue if how in TURNED_AWAY})
+        yield turned_away(refused)
         limited = [((queue,), times) for event, queue, times in by_queue if event == "limited"]
         yield counter("jobs_limit_waits_total", limited)
         yield histogram("jobs_run_seconds", runs)
@@ -153,8 +153,10 @@ class WorkerCollector(Collector):
             yield gauge(name, [((), read())])
 
 
-def this_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+def turned_away(jobs: Mapping[tuple[str, str], int]) -> Metric:
+    """Count what full queues did not take, as far as this process knows, by queue and how."""
+    process = f"{socket.gethostname()}:{os.getpid()}"
+    return counter("jobs_turned_away_total", [((*place, process), times) for place, times in sorted(jobs.items())])
 
 
 def gauge(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:

@@ -31,6 +31,7 @@ from jobs.worker.breakers import Breakers
 from jobs.worker.plan import Plan
 from jobs.worker.runner import Finished
 from tests import tasks
+from tests.admin.asking import answer_yes, choose
 from tests.leases import a_lease
 
 DOWN = Snoozed(10, ErrorReport("tests.LineDown", "the line is down"))
@@ -308,8 +309,10 @@ def test_a_queue_in_which_no_job_of_the_task_waits_any_more_goes_on():
     tasks.stay_here.enqueue()
     trip(task_path="shop.tasks.renamed")
     make_due()
+    breakers = Breakers(storage())
 
-    assert take(Breakers(storage())) == []
+    assert take(breakers) == []
+    breakers.write()
     assert not the_queue().paused
 
 
@@ -403,3 +406,16 @@ def test_a_permanent_error_of_its_kind_is_no_death():
         """Both."""
 
     assert isinstance(judge(a_lease(), callee(PATH).task, Options(), Gone("down")), Snoozed)
+
+
+@pytest.mark.django_db
+def test_a_person_may_keep_a_queue_paused_that_would_go_on_by_itself(admin_client):
+    trip()
+    tools = admin_client.get(f"/admin/jobs/queue/{the_queue().pk}/change/").content.decode()
+    assert "Pause" in tools
+    assert "Resume" in tools
+
+    question = choose(admin_client, "/admin/jobs/queue/", "pause", the_queue().pk)
+    answer_yes(admin_client, "/admin/jobs/queue/", question, reason="wait for me")
+
+    assert (the_queue().paused_reason, the_queue().tripped_by, the_queue().probe_at) == ("wait for me", "", None)

@@ -87,7 +87,7 @@ class Breakers:
         slowed = limits if limits and limits.slows else None
         probe = self.store.take_probe(plan.worker_id, Claim(queue_name, 1, limits=slowed), plan.lease)
         if probe.is_over:
-            lifecycle.close_breaker(queue_name, task_path=probe.task_path)
+            self.judge((probe.task_path, queue_name), failed=False)
         self.probes.update(lease.key for lease in probe.leases)
         return probe.leases
 

@@ -160,7 +160,7 @@ class Engine:
                     raise
                 taken = Taken([], 0, 0, timedelta(seconds=random.uniform(0.5, 1.5) * BUSY_SECONDS))
             else:
-                if taken.wait and not taken.leases:
+                if taken.wait and not taken.leases:  # and not because of a lock
                     self.tally.count("limited", "", name)
             now = time.monotonic()
             self.claimer.note_limited(claim, taken, now)
@@ -183,21 +183,15 @@ class Engine:
     def probe(self) -> None:
         """Try a job of each queue that a breaker has paused, before other queues take all threads."""
         for name in self.claimer.probes(time.monotonic()):
-            if self.free_threads() <= 0:
+            # Short jobs never leave a thread free for long, but then it comes before all that waits for one.
+            is_soon = self.pace.ahead(self.plan.threads) or self.free_threads(len(self.threads.buffer)) > 0
+            if not is_soon or self.claimed >= (self.plan.max_jobs or float("inf")):
                 return
-            leases, limits = self.breakers.probe(self.plan, name, limits_of(name)), limits_of(name)
+            limits = limits_of(name)
+            leases = self.breakers.probe(self.plan, name, limits)
             if limits and limits.rate_limit is not None:
                 self.desk.expect(leases, time.monotonic())
             self.begin(leases, first=True)
-
-    def free_threads(self) -> int:
-        """Return how many threads have nothing to do, or will find it done once its outcome is written."""
-        waiting = len(self.threads.buffer) + self.loop.held + self.settler.waiting
-        busy = len(self.held) - min(len(self.settler.locked), BATCH) - waiting
-        free = self.plan.threads - busy
-        if self.plan.max_jobs is not None:
-            free = min(free, self.plan.max_jobs - self.claimed)
-        return free
 
     def free_for(self, name: str) -> int:
         """Return how many jobs of a limited queue may begin at once: what waits for a thread already has one."""
@@ -205,7 +199,11 @@ class Engine:
             return len(self.loop.free) - len(self.loop.waiting)
         threads, limited = self.threads.buffer.copy(), self.desk.limited
         others = sum(lease.queue_name not in limited for lease in threads)
-        idle = self.settler.waiting + self.loop.held + others
+        return self.free_threads(others)
+
+    def free_threads(self, waiting: int) -> int:
+        """Return how many threads have nothing to do, where so many leases in their buffer do not count."""
+        idle = self.settler.waiting + self.loop.held + waiting
         return self.plan.threads - (len(self.held) - min(len(self.settler.locked), BATCH) - idle)
 
     def exchange(self, claims: list[Claim]) -> None:

@@ -642,6 +642,48 @@ def test_an_engine_tries_a_job_of_a_tripped_queue_and_opens_it(engine_of):
     assert len(take(engine)) == 1
 
 
+@pytest.mark.parametrize("seconds", [0.005, 5.0])
+def test_a_tripped_queue_is_tried_although_others_have_a_backlog(engine_of, seconds):
+    enqueue(40)
+    tasks.call_out.enqueue()
+    lifecycle.trip("email", task_path="tests.tasks.call_out", reason="down", probe=timedelta(seconds=60))
+    engine = engine_of(threads=2)
+    engine.pace.observe(seconds, 1)
+    while len(engine.threads.buffer) < 2:
+        engine.tick()
+    running = [engine.threads.buffer.popleft() for _ in range(2)]
+    Queue.objects.update(probe_at=storage().now())
+    engine.claimer.probed_at = float("-inf")
+
+    hand_in(engine, running[0])
+    for _ in range(2):
+        engine.tick()
+
+    assert engine.threads.buffer[0].queue_name == "email"
+
+
+def test_a_database_that_fails_while_leases_are_given_back_leaves_none_in_nobody_s_hands(engine_of, monkeypatch):
+    enqueue(3, tasks.call_out)
+    enqueue(2)
+    engine = engine_of(threads=5)
+    while len(engine.held) < 5:
+        engine.tick()
+    engine.breakers.tripped = {"email"}
+
+    def gone(*given):
+        raise OperationalError("server closed the connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.store, "settle", gone)
+        with pytest.raises(OperationalError):
+            engine.heed_breakers()
+    assert {lease.queue_name for lease in engine.threads.buffer} == {"default"}
+    engine.tick()
+
+    assert not Job.objects.running().filter(queue_name="email", lease_token=1).exists()
+    assert all(lease.queue_name == "default" or lease.token == 2 for lease in engine.held.values())
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_queue_row_that_somebody_has_locked_holds_up_no_engine(engine_of, vendor):
     if vendor != "postgresql":
