@@ -34,12 +34,13 @@ def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: 
     mode = task.annotations or options.annotations
     if mode == "convert":
         args, kwargs = annotations.dumped(task, mode, args, kwargs)
-    keys = keys_of(task, mode, args, kwargs)
     texts = payload.encoded(task.name, args, kwargs, options.max_payload)
+    # Before whatever may quote a value in what it says.
+    guard_secrets(task, args, kwargs, options)
+    keys = keys_of(task, mode, args, kwargs)
     if mode == "check":
         annotations.dumped(task, mode, args, kwargs)
     validate(task, mode, args, kwargs)
-    guard_secrets(task, args, kwargs, options)
     return Payload(*texts, *keys)
 
 

@@ -31,6 +31,17 @@ class ErrorReport:
         )
 
 
+class Redacted(Exception):
+    """Stands in a log for an exception whose message or traceback holds a secret: its text is theirs, without it."""
+
+
+def loggable(error: BaseException) -> BaseException:
+    """Return what a log or a receiver may print of an exception: itself, or a `Redacted`."""
+    text = traceback_of(error)
+    found = redacted_text(text)
+    return error if found == text else Redacted(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     value: str | None = None  # JSON text

@@ -64,9 +64,8 @@ def refuse_secrets(
     if mode == "off" or not (secrets.may_hold_any(kwargs) or (args and may_be_secret(function, takes_context, args))):
         return
     names = fit(function, takes_context).positional
-    arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
-    arguments |= {f"args[{place}]": value for place, value in enumerate(args) if place >= len(names)}
-    for name, value in arguments.items():
+    given = [(names[place] if place < len(names) else f"args[{place}]", value) for place, value in enumerate(args)]
+    for name, value in [*given, *kwargs.items()]:
         for path, what in secrets.found_in(value, name, name):
             if any(path == place or path.startswith(f"{place}[") for place in allowed):
                 continue
@@ -136,7 +135,8 @@ class Fit:
         parameters = list(found.parameters.values())
         plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         self.is_plain = all(parameter.kind in plain for parameter in parameters)
-        self.positional = tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.positional = tuple(parameter.name for parameter in parameters if parameter.kind in by_place)
         self.names = frozenset(parameter.name for parameter in parameters)
         self.required = frozenset(p.name for p in parameters if p.default is inspect.Parameter.empty)
         self.known: dict[tuple[int, tuple[str, ...]], bool] = {}
@@ -180,7 +180,7 @@ def key_for(option: str, template: str | Callable[..., str], task_name: str, arg
     if not isinstance(key, str) or not key:
         raise InvalidPayload(f"{task_name}: {option} must be text that is not empty, not {key!r}")
     if len(key) > MAX_KEY:
-        raise InvalidPayload(f"{task_name}: {option} is longer than {MAX_KEY} characters: {key[:40]!r}...")
+        raise InvalidPayload(f"{task_name}: {option} is longer than {MAX_KEY} characters: {len(key)}")
     check(key, task_name, option)
     return key
 

@@ -12,6 +12,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from . import conf, registry
 from .decorator import DECLARED
+from .enqueue import guard_secrets
 from .exceptions import DuplicateJob, InvalidPayload, QueueFull
 from .models import Schedule, Tick
 from .secrets import redacted_text
@@ -42,8 +43,8 @@ def declarations() -> dict[str, Declaration]:
 def sync(wanted: Mapping[str, Declaration]) -> bool:
     """Let the rows of schedules that are declared follow the code; return whether any has changed.
 
-    What people have switched stays switched. One that no code has declared for as long as a deploy may take disables
-    itself: others may run other code.
+    What people have switched stays switched, and what they have added under the same name stays theirs. One that no
+    code has declared for as long as a deploy may take disables itself: others may run other code.
     """
     store = storage()
     rows = store.rows(Schedule)
@@ -53,6 +54,8 @@ def sync(wanted: Mapping[str, Declaration]) -> bool:
             with store.atomic():
                 store.limit_lock_waits()
                 changed = follow(declaration) or changed
+        except InvalidPayload as error:
+            log.error("schedule not declared", extra={"schedule": declaration.name, "problem": str(error)})
         except IntegrityError:
             log.info("another worker declares it too", extra={"schedule": declaration.name})
         except OperationalError as error:
@@ -68,7 +71,11 @@ def sync(wanted: Mapping[str, Declaration]) -> bool:
 def follow(declaration: Declaration) -> bool:
     rows = storage().rows(Schedule)
     row = rows.select_for_update().filter(name=declaration.name).first() or Schedule(name=declaration.name)
+    if row.pk is not None and not row.declared:
+        log.warning("a person's schedule has the name of a declared one", extra={"schedule": row.name})
+        return False
     written = {name: getattr(declaration, name) for name in ("task_path", *WRITTEN)}
+    refuse_secrets(declaration)
     changed = {name for name, value in written.items() if getattr(row, name) != value}
     if row.declared and not row.problem and not changed and not is_ahead(row):
         return False
@@ -80,6 +87,12 @@ def follow(declaration: Declaration) -> bool:
         plan(row)
     row.save(using=storage().alias)
     return True
+
+
+def refuse_secrets(declaration: Declaration) -> None:
+    """Raises: InvalidPayload where a job of it would be refused: its row is no better place for a secret."""
+    if task := registry.find(declaration.task_path):
+        guard_secrets(task, (), declaration.kwargs, conf.options(task.backend))
 
 
 def is_ahead(schedule: Schedule) -> bool:

@@ -27,7 +27,7 @@ class Timing(Protocol):
 
 @dataclass(frozen=True)
 class Cron:
-    """Five fields as in Debian's cron, or six with seconds first.
+    """Five fields as in Debian's cron. What is to run every few seconds is an `Every`.
 
     A time that the clocks skip comes right after the gap, one that they show twice comes once; what runs every hour or
     more often follows the time that passes. Source: the rules of Debian's cron, as the library cronsim has them.
@@ -39,6 +39,9 @@ class Cron:
 
     def __post_init__(self) -> None:
         zone_of(self.time_zone)
+        # With a sixth, of seconds, the library does not follow the change of clocks.
+        if len(self.expression.split()) != 5:
+            raise ValueError(f"{self.expression!r} is no cron expression: it needs five fields; for seconds use every")
         try:
             CronSim(self.expression, EPOCH)
         except CronSimError as error:

@@ -24,6 +24,7 @@ from .outcomes import (
     Settlement,
     Snoozed,
     Succeeded,
+    loggable,
 )
 from .retries import exponential
 from .states import Reason, State
@@ -79,8 +80,8 @@ def retry_delay(lease: Lease, task: Any, options: Options, error: BaseException)
         if math.isfinite(seconds) and seconds >= 0:
             return min(seconds, exceptions.MAX_DELAY_SECONDS)
         log.error("backoff returned no delay", extra=lease.log_fields() | {"returned": seconds})
-    except Exception:
-        log.exception("backoff raised", extra=lease.log_fields())
+    except Exception as raised:
+        log.error("backoff raised", exc_info=loggable(raised), extra=lease.log_fields())
     return exponential()(attempt, error)
 
 

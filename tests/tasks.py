@@ -122,6 +122,16 @@ def sign_in(password):
     return {"token": password}
 
 
+@task(max_attempts=1)
+def misconnected() -> None:
+    raise ConnectionError("no way to postgres://app:hunter2@db/app")
+
+
+@task
+def unlock(password: str, /, hint: str = "", *, password_hint: str = "") -> None:
+    pass
+
+
 def one_address_becomes_several(address):
     return {"to": [address]} if "@" in address else None
 

@@ -96,6 +96,13 @@ def test_first_result_is_already_as_json_gives_it_back():
     assert once("k", Effect((1, 2))) == once("k", Effect()) == [1, 2]
 
 
+def test_who_does_the_work_gets_its_secrets_and_the_record_does_not():
+    effect = Effect({"id": 1, "client_secret": "hunter2"})
+
+    assert once("k", effect) == {"id": 1, "client_secret": "hunter2"}
+    assert once("k", effect) == {"id": 1, "client_secret": "[redacted]"}
+
+
 def test_effect_without_a_result_happens_once_too():
     effect = Effect(None)
 

@@ -367,6 +367,26 @@ def test_a_schedule_that_no_code_declares_any_more_stops_until_some_does(declare
     assert row.next_at is not None
 
 
+def test_code_takes_no_person_s_schedule(declared, caplog):
+    a_schedule(name="a", cron="0 4 * * *", every=None)
+
+    declared("a", 60)
+    sync()
+
+    row = Schedule.objects.get()
+    assert (row.cron, row.every, row.declared) == ("0 4 * * *", None, False)
+    assert "a person's schedule has the name of a declared one" in caplog.text
+
+
+def test_a_secret_in_a_declared_schedule_reaches_no_row(declared, caplog):
+    declared("a", {"every": 60, "kwargs": {"a": 1, "b": "postgres://app:hunter2@db/app"}})
+    declared("b", 60)
+    sync()
+
+    assert [row.name for row in Schedule.objects.all()] == ["b"]
+    assert "schedule not declared" in caplog.text
+
+
 def test_what_is_due_stays_due_when_something_else_changes(declared):
     declared("a", {"every": 3600, "kwargs": {"a": 1, "b": 2}})
     sync()

@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import logging
+import sys
+import traceback
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from jobs import enqueue_many, secrets
+from jobs.compat import task_finished
 from jobs.conf import Options
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job
-from jobs.outcomes import ErrorReport
+from jobs.outcomes import ErrorReport, loggable
 from jobs.payload import encoded_value
+from jobs.testing import run_jobs
 from tests import tasks
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -381,6 +386,56 @@ def test_what_an_exception_says_is_kept_without_its_secrets():
 def test_what_a_task_returns_is_stored_without_its_secrets():
     assert encoded_value({"token": "hunter2", "n": 1}, "sign_in", 1000) == '{"token":"[redacted]","n":1}'
     assert encoded_value([1, "x"], "sign_in", 1000) == '[1,"x"]'
+
+
+@pytest.mark.django_db
+def test_what_logs_and_receivers_print_of_an_exception_has_no_secret_in_it(caplog):
+    seen = []
+
+    def printed(**kwargs):
+        seen.append("".join(traceback.format_exception(sys.exception())))
+
+    task_finished.connect(printed)
+    try:
+        with caplog.at_level(logging.DEBUG):
+            tasks.misconnected.enqueue()
+            run_jobs()
+    finally:
+        task_finished.disconnect(printed)
+
+    assert "ConnectionError: no way to postgres://[redacted]@db/app" in seen[0]
+    assert "ConnectionError: no way to postgres://[redacted]@db/app" in caplog.text
+    assert "hunter2" not in caplog.text + seen[0]
+
+
+def test_an_exception_without_a_secret_is_logged_as_it_is():
+    error = ValueError("no way to postgres://db/app")
+
+    assert loggable(error) is error
+
+
+@pytest.mark.django_db
+def test_an_argument_that_goes_by_its_place_alone_has_its_name_too():
+    with pytest.raises(InvalidPayload, match="unlock: password holds the value of 'password'"):
+        tasks.unlock.enqueue("hunter2")
+
+    with pytest.raises(InvalidPayload, match="unlock: password holds"):
+        tasks.unlock.enqueue("hunter2", "the cat's name")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "options",
+    [{"dedupe_key": "{b}" * 9}, {"dedupe_key": lambda a, b: [b]}, {"validate": lambda a, b: int(b)}],
+    ids=["a key that is too long", "a key of the wrong kind", "a validator"],
+)
+def test_what_else_is_wrong_with_a_payload_is_told_only_where_it_holds_no_secret(options):
+    secret = f"postgres://app:hunter2@db/{'x' * 50}"
+
+    with pytest.raises(InvalidPayload, match="b holds a password") as refused:
+        dataclasses.replace(tasks.add, **options).enqueue(1, secret)
+
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("allowed", ["password", ["password"], (1,)])

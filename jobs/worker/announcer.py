@@ -13,7 +13,7 @@ from .. import backend, signals
 from ..compat import is_heard, task_backends, task_finished, task_started
 from ..exceptions import JobEnded
 from ..leases import Lease
-from ..outcomes import Failed, Lost, Outcome, Settlement
+from ..outcomes import Failed, Lost, Outcome, Settlement, loggable
 from ..states import ENDED, State
 
 log = logging.getLogger("jobs")
@@ -69,7 +69,10 @@ def announce(settlement: Settlement, outcome: Outcome | None) -> None:
 
 
 def announce_finish(settlement: Settlement, sender: type | None, error: BaseException | None) -> None:
-    """Send `task_finished` inside the exception it is about: Django's receiver logs the traceback it finds."""
+    """Send `task_finished` inside the exception it is about: Django's receiver logs the traceback it finds.
+
+    Where that holds a secret, inside one that says the same without it.
+    """
     try:
         result = backend.result_of_id(settlement.lease.id)
     except Exception:
@@ -80,7 +83,7 @@ def announce_finish(settlement: Settlement, sender: type | None, error: BaseExce
         return
     said = settlement.death.error.message if settlement.death else f"the job was {settlement.state.value}"
     try:
-        raise error or JobEnded(said)
+        raise loggable(error) if error else JobEnded(said)
     except BaseException:
         task_finished.send_robust(sender, task_result=result)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..leases import Lease
-from ..outcomes import ErrorReport, Failed, Released
+from ..outcomes import ErrorReport, Failed, Released, loggable
 from ..runs import Run
 from ..states import Reason
 from .connections import discard_all, distrust, opened, tidy
@@ -61,7 +61,7 @@ class Desk:
 
     def broken(self, lease: Lease, error: BaseException) -> Finished:
         """Return the outcome of an attempt whose runner itself failed: a bug of ours must not lose the job."""
-        log.critical("runner failed", exc_info=error, extra=lease.log_fields())
+        log.critical("runner failed", exc_info=loggable(error), extra=lease.log_fields())
         report = ErrorReport.of(error)
         return Finished(lease, Failed(report, reason=Reason.PERMANENT_ERROR), None, time.monotonic())
 

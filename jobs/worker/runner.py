@@ -18,7 +18,7 @@ from ..conf import Options
 from ..exceptions import CancelRequested, Interruption, InvalidPayload, LeaseLost, PermanentError
 from ..idempotency import Guard
 from ..leases import Lease
-from ..outcomes import Buried, Cancelled, ErrorReport, Outcome, Succeeded
+from ..outcomes import Buried, Cancelled, ErrorReport, Outcome, Succeeded, loggable
 from ..registry import Callee
 from ..runs import Gate, JobContext, Run, ThreadGate, current_run
 from ..states import Reason, State
@@ -169,7 +169,7 @@ class Runner:
     def outcome(self, run: Run, call: Call, value: Any, error: BaseException | None) -> Outcome | Committed:
         if isinstance(value, Committed):
             if error is not None:
-                log.error("on_commit hook raised", exc_info=error, extra=run.lease.log_fields())
+                log.error("on_commit hook raised", exc_info=loggable(error), extra=run.lease.log_fields())
             return value
         if error is None:
             try:
@@ -211,7 +211,7 @@ class Runner:
         except Exception as error:
             if not commit.done:
                 raise
-            log.error("on_commit hook raised", exc_info=error, extra=lease.log_fields())
+            log.error("on_commit hook raised", exc_info=loggable(error), extra=lease.log_fields())
         if not commit.done and not store.connection.in_atomic_block:
             raise transaction.TransactionManagementError("the task marked its transaction for rollback")
         return Committed(commit.outcome)
