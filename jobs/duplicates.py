@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from django.db.utils import OperationalError
 
+from .concurrency import let_in_after_commit
 from .exceptions import DuplicateJob
 from .lifecycle import end_condemned
 from .storage import Holder, Inserted, Keys, NewJob, is_deadlock, storage
@@ -30,11 +31,18 @@ def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
             continue
         if on_duplicate == "replace" and holder.task_path == job.task_path:
             if replaced := store.replace(job):
+                let_in_after_commit({holder.concurrency_key} - {job.concurrency_key})
                 return replaced
             if key not in store.holders([key]):  # it has just ended: this payload would be lost
                 continue
         return duplicate_of(holder, job, on_duplicate)
     raise DuplicateJob(key, None, UNSEEN)
+
+
+def held(keys: Sequence[str]) -> int:
+    """Return how many jobs with these keys would add nothing: somebody holds the key, or an earlier one of them."""
+    wanted = set(keys)
+    return len(keys) - len(wanted) + len(storage().holders(wanted))
 
 
 class Again(Exception):
@@ -82,6 +90,7 @@ def tried(template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str)
         job = keys.of(template, last[key])._replace(kwargs=texts[last[key]])
         if on_duplicate == "replace" and key not in replaced:
             replaced[key] = store.replace(job)
+            let_in_after_commit({holders[key].concurrency_key} - {job.concurrency_key})
             if replaced[key] is None and key not in store.holders([key]):
                 raise Again
         if on_duplicate == "raise" and holders[key].id in own:

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import transaction
+from django.utils import timezone
 
 from . import annotations, duplicates, limits, payload, validation
 from .concurrency import let_in_after_commit
@@ -116,8 +118,10 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     Outside of one the notification travels with the row: nobody waits for a second commit.
     Raises: DuplicateJob, QueueFull.
     """
-    if job.delay is None and job.run_after is None and (later := limits.admit(job.queue_name, job.priority)):
-        job = job._replace(delay=later)
+    if is_for_now(job):
+        held = functools.partial(duplicates.held, [job.dedupe_key]) if job.dedupe_key else int
+        if later := limits.admit(job.queue_name, job.priority, held=held):
+            job = job._replace(delay=later)
     store = storage()
     if job.dedupe_key or job.concurrency_key:
         added = duplicates.add_unless_held(job, on_duplicate) if job.dedupe_key else store.insert([job])[0]
@@ -144,6 +148,14 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     if not tells and is_late(job.queue_name):
         wake(job.queue_name)
     return inserted
+
+
+def is_for_now(job: NewJob) -> bool:
+    """Say whether a job is to run as soon as there is room, and so has to find some."""
+    if job.delay is None and job.run_after is None:
+        return True
+    delay = job.delay or timedelta(0)
+    return delay <= timedelta(0) and (job.run_after is None or job.run_after <= timezone.now())
 
 
 def is_news(added: Inserted, on_duplicate: str) -> bool:
@@ -173,9 +185,10 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         return [], []
     # Each kind is made of one template, so that all have it or none.
     keys = Keys(*(kind if kind[0] else () for kind in zip(*found_keys, strict=True)))
-    if template.delay is None and template.run_after is None:
-        later = limits.admit(template.queue_name, template.priority, len(texts))
-        template = template._replace(delay=later)
+    if is_for_now(template):
+        held = functools.partial(duplicates.held, keys.dedupe) if keys.dedupe else int
+        if later := limits.admit(template.queue_name, template.priority, len(texts), held):
+            template = template._replace(delay=later)
     # Who is told of a duplicate may go on with the caller's transaction.
     with transaction.atomic(using=store.alias, savepoint=bool(keys.dedupe)):
         if keys.dedupe:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 
@@ -43,11 +44,11 @@ class Gauge:
     read_at: float
     added: int = 0  # by this process since
 
-    def is_stale(self, limits: QueueLimits, now: float) -> bool:
+    def is_stale(self, limits: QueueLimits, now: float, more: int) -> bool:
         if self.excess(limits):
             return now - self.read_at >= FULL_SECONDS
         free = limits.max_depth - self.depth if limits.max_depth is not None else float("inf")
-        return now - self.read_at >= FRESH_SECONDS or self.added > free / PORTION
+        return now - self.read_at >= FRESH_SECONDS or self.added + more - 1 > free / PORTION
 
     def excess(self, limits: QueueLimits, more: int = 1) -> bool:
         """Say whether so many jobs more would be too many, or the queue is too slow for any."""
@@ -85,10 +86,10 @@ class Door:
             raise
         self.rows = {row.name: written_over(defaults.get(row.name, QueueLimits()), row) for row in rows}
 
-    def gauge(self, queue_name: str, limits: QueueLimits) -> Gauge:
+    def gauge(self, queue_name: str, limits: QueueLimits, more: int) -> Gauge:
         now = time.monotonic()
         known = self.gauges.get(queue_name)
-        if known and not known.is_stale(limits, now) and not in_test_case():
+        if known and not known.is_stale(limits, now, more) and not in_test_case():
             return known
         with self.lock:
             if known and queue_name in self.looked_at:
@@ -105,22 +106,21 @@ class Door:
             self.looked_at.discard(queue_name)
         return found
 
-    def admit(self, queue_name: str, priority: int, jobs: int = 1) -> timedelta | None:
+    def admit(self, queue_name: str, priority: int, jobs: int = 1, held: Callable[[], int] = int) -> timedelta | None:
         """Let jobs in that are due now; return how much later they are to run, where a full queue defers them.
 
+        `held`: is asked how many of them add nothing, because their keys are held, where there is no room for all.
         Raises: QueueFull where it refuses them.
         """
         limits = self.limits_of(queue_name)
         if limits is None or (limits.max_depth is None and limits.max_age is None):
             return None
-        gauge = self.gauge(queue_name, limits)
-        with self.lock:
-            gauge = self.gauges.get(queue_name, gauge)
-            # From nothing to one is an increase only for those who have seen the nothing.
-            self.turned_away[queue_name, HOW[limits.on_full]] += 0
-            if not gauge.excess(limits, jobs) or (limits.on_full == "shed" and priority >= limits.shed_below):
-                gauge.added += jobs
-                self.let_in[queue_name] += jobs
+        gauge = self.gauge(queue_name, limits, jobs)
+        if self.takes(queue_name, limits, priority, jobs, gauge):
+            return None
+        if known := held():
+            jobs -= known
+            if not jobs or self.takes(queue_name, limits, priority, jobs, gauge):
                 return None
         wait = min(LONGEST, max(SHORTEST, gauge.oldest / 10))
         depth = gauge.depth + gauge.added
@@ -128,6 +128,18 @@ class Door:
         if limits.on_full == "defer":
             return timedelta(seconds=wait)
         raise QueueFull(queue_name, depth, wait)
+
+    def takes(self, queue_name: str, limits: QueueLimits, priority: int, jobs: int, gauge: Gauge) -> bool:
+        """Say whether there is room for so many jobs, and if there is, count them."""
+        with self.lock:
+            gauge = self.gauges.get(queue_name, gauge)
+            # From nothing to one is an increase only for those who have seen the nothing.
+            self.turned_away[queue_name, HOW[limits.on_full]] += 0
+            if gauge.excess(limits, jobs) and not (limits.on_full == "shed" and priority >= limits.shed_below):
+                return False
+            gauge.added += jobs
+            self.let_in[queue_name] += jobs
+            return True
 
     def turn_away(self, queue_name: str, how: str, jobs: int, depth: int) -> None:
         """Count jobs that a full queue does not take now; log it, though not for each."""

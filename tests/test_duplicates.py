@@ -165,6 +165,40 @@ def test_replace_leaves_a_running_job_alone():
     assert Job.objects.get().args == [1]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_replace_moves_a_job_to_its_new_keys_and_frees_the_slot_of_the_old_one():
+    def account(name: str, **options: Any) -> Any:
+        return tasks.add.using(concurrency_key=f"account:{name}", group_key=f"group:{name}", **options)
+
+    account("b").enqueue(0, 0)
+    account("a", dedupe_key="k").enqueue(1, 1)
+    account("a").enqueue(2, 2)
+    first, moving, waiting = Job.objects.order_by("pk")
+    assert (first.blocked, moving.blocked, waiting.blocked) == (False, False, True)
+
+    account("b", dedupe_key="k", on_duplicate="replace").enqueue(3, 3)
+
+    first, moving, waiting = Job.objects.order_by("pk")
+    assert (moving.args, moving.concurrency_key, moving.group_key) == ([3, 3], "account:b", "group:b")
+    assert (first.blocked, moving.blocked, waiting.blocked) == (False, True, False)
+
+    tasks.add.using(dedupe_key="k", on_duplicate="replace").enqueue(4, 4)
+
+    moving.refresh_from_db()
+    assert (moving.concurrency_key, moving.group_key, moving.blocked) == ("", "", False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_that_replace_each_moves_to_its_new_keys():
+    wide = tasks.add.using(dedupe_key="{a}", concurrency_key="{b}", on_duplicate="replace")
+    enqueue_many(wide, [{"a": 1, "b": 1}, {"a": 2, "b": 1}])
+    assert [job.blocked for job in Job.objects.order_by("pk")] == [False, True]
+
+    enqueue_many(wide, [{"a": 1, "b": 2}])
+
+    assert [(job.concurrency_key, job.blocked) for job in Job.objects.order_by("pk")] == [("2", False), ("1", False)]
+
+
 def test_a_duplicate_is_not_announced():
     heard: list[Any] = []
 

@@ -12,9 +12,11 @@ from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 
 from jobs import QueueFull, enqueue_many, limits, stats
+from jobs.exceptions import DuplicateJob
 from jobs.middleware import QueueFullMiddleware
 from jobs.models import Job, Queue
 from jobs.states import State
+from jobs.storage import NewJob, storage
 from jobs.tally import Tally
 from jobs.testing import run_jobs
 from jobs.worker.process import Reporter
@@ -96,6 +98,54 @@ def test_what_is_due_later_and_other_queues_are_not_held_up(limit):
     tasks.add.using(queue_name="email").enqueue(1, 2)
 
     assert Job.objects.count() == 3
+
+
+def test_what_was_due_in_the_past_needs_room_too(limit):
+    limit(max_depth=3)
+    fill()
+
+    for moment in (timedelta(0), storage().now() - MINUTE):
+        with pytest.raises(QueueFull):
+            tasks.add.using(run_after=moment).enqueue(1, 2)
+
+
+def test_a_duplicate_takes_no_place_and_a_full_queue_refuses_none(limit):
+    keyed = tasks.add.using(dedupe_key="{a}")
+    limit(max_depth=3)
+    enqueue_many(keyed, [{"a": n, "b": 0} for n in range(3)])
+
+    assert keyed.enqueue(1, 2).is_duplicate
+    assert all(result.is_duplicate for result in enqueue_many(keyed, [{"a": n % 3, "b": 0} for n in range(9)]))
+    with pytest.raises(DuplicateJob):
+        keyed.using(on_duplicate="raise").enqueue(1, 2)
+    with pytest.raises(QueueFull):
+        keyed.enqueue(4, 2)
+    with pytest.raises(QueueFull):
+        enqueue_many(keyed, [{"a": n, "b": 0} for n in range(4)])
+    assert Job.objects.count() == 3
+
+
+def test_a_job_that_is_replaced_again_and_again_is_not_put_off_by_a_full_queue(limit):
+    limit(max_depth=1, on_full="defer")
+    keyed = tasks.add.using(dedupe_key="{a}", on_duplicate="replace")
+    keyed.enqueue(1, 2)
+
+    keyed.enqueue(1, 3)
+
+    job = Job.objects.get()
+    assert (job.state, job.args) == (State.READY, [1, 3])
+
+
+def test_many_at_once_go_by_a_fresh_look(limit, monkeypatch):
+    monkeypatch.setattr("jobs.limits.in_test_case", bool)
+    limit(max_depth=10)
+    fill(1)
+    storage().insert([NewJob("tests.tasks.add", "default", "default", 0, "[1, 2]", "{}", 1, 5, 3)] * 9)  # by others
+
+    with pytest.raises(QueueFull):
+        enqueue_many(tasks.add, [{"a": n, "b": 0} for n in range(5)])
+
+    assert Job.objects.count() == 10
 
 
 def test_a_full_queue_may_put_jobs_off(limit):

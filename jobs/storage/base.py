@@ -30,10 +30,16 @@ from ..states import ENDED, WAITING, RecordState, State
 PORTION_CHARACTERS = 16_000_000
 
 # What a job that waits takes over from another one with its dedupe key.
-REPLACED = ("args", "kwargs", "schema_version", "idempotency_key", "run_after", "expires_at", "state")
+REPLACED = (
+    *("args", "kwargs", "schema_version", "idempotency_key", "run_after", "expires_at", "state"),
+    *("concurrency_key", "max_concurrent", "group_key"),
+)
 
 # What is read of whoever holds a dedupe key.
-HELD = ("dedupe_lock", "task_path", "state", "enqueued_at", "run_after", "expires_at", "started_at", "cancel_requested")
+HELD = (
+    *("dedupe_lock", "concurrency_key", "task_path", "state"),
+    *("enqueued_at", "run_after", "expires_at", "started_at", "cancel_requested"),
+)
 
 ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
 
@@ -166,6 +172,7 @@ class Holder(NamedTuple):
     state: str
     enqueued_at: datetime
     run_after: datetime | None
+    concurrency_key: str
     is_condemned: bool
 
 
@@ -349,7 +356,7 @@ class Storage:
                 if job.is_waiting and job.expires_at and job.started_at is None:
                     moment = moment or self.now()
                     condemned = condemned or job.expires_at < moment
-                same = job.pk, job.task_path, job.state, job.enqueued_at, job.run_after
+                same = job.pk, job.task_path, job.state, job.enqueued_at, job.run_after, job.concurrency_key
                 found[job.dedupe_lock] = Holder(*same, condemned)
         return found
 
@@ -368,8 +375,9 @@ class Storage:
             changes["ready_at"] = old.ready_at if old.state == State.READY and new.ready_at else new.ready_at
             # What the old payload has used up is not the new one's.
             changes |= {"forgiven_attempts": old.attempts, "crashes": 0, "held_since": None}
-            # What is not due gives its slot up.
-            changes["blocked"] = bool(old.concurrency_key) and (old.blocked or new.state == State.SCHEDULED)
+            # What is not due gives its slot up, and another key has other slots.
+            loses = old.concurrency_key != new.concurrency_key or new.state == State.SCHEDULED
+            changes["blocked"] = bool(new.concurrency_key) and (old.blocked or loses)
             if not waiting.filter(pk=old.pk).update(**changes):
                 return None
         return Inserted(old.pk, new.state, old.enqueued_at, new.run_after, is_duplicate=True)

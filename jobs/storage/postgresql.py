@@ -154,7 +154,9 @@ UPDATE jobs_job SET args = %(args)s::jsonb, kwargs = %(kwargs)s::jsonb, schema_v
     expires_at = {BY_TIME["expires_at"]},
     ready_at = CASE WHEN {DUE} > statement_timestamp() THEN NULL
         WHEN state = 'ready' THEN ready_at ELSE statement_timestamp() END,
-    blocked = concurrency_key <> '' AND (blocked OR COALESCE({DUE} > statement_timestamp(), FALSE))
+    blocked = %(concurrency_key)s <> ''
+        AND (blocked OR concurrency_key <> %(concurrency_key)s OR COALESCE({DUE} > statement_timestamp(), FALSE)),
+    concurrency_key = %(concurrency_key)s, max_concurrent = %(max_concurrent)s, group_key = %(group_key)s
 WHERE dedupe_lock = %(dedupe_key)s AND task_path = %(task_path)s AND state IN ('scheduled', 'ready')
 {RETURNING}
 """
