@@ -3,6 +3,7 @@
 `python -m tests.postgresql COMMAND ...` runs a command with DATABASE_URL naming such a server.
 """
 
+import atexit
 import os
 import signal
 import subprocess
@@ -50,6 +51,8 @@ def temporary_server(configuration: str) -> Iterator["PostgresServer"]:
             yield server
         finally:
             server.stop()
+            # At the end of this process it would stop it once more, and make the directory again for its lock.
+            atexit.unregister(server._cleanup)
 
 
 def server_in(directory: Path) -> "PostgresServer":

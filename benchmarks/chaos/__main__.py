@@ -23,6 +23,7 @@ from .server import Server, running_server
 from .world import World, a_world
 
 BEFORE_SECONDS, AFTER_SECONDS = 6.0, 12.0  # of feeding before the first fault and after the last
+SURROUNDINGS_SECONDS = 40.0  # of a run, beside its faults, about
 LOOK_SECONDS = 0.25
 MODEL_TEST = "tests/storage/test_model.py"
 MIX, MODEL = "mix", "model"
@@ -42,10 +43,31 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scenario", nargs="+", default=[], metavar="NAME", help="only these; --list names them")
     add("--db", choices=[*BOTH, "both"], default="both", help="default: both")
     add("--seed", nargs="+", type=int, default=[1], metavar="N", help="of the random schedule; several: one run each")
-    add("--seconds", type=float, default=30.0, metavar="S", help="how long faults go on; default: 30")
+    add(
+        "--seconds",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="how long faults go on, if no fault needs longer (12 to 24 s); default: 30",
+    )
     add("--json", metavar="FILE", help="write the verdicts for machines; -: to stdout, and no table")
     add("--logs", metavar="DIRECTORY", help="keep what the workers said of runs that broke the promise")
-    return parser.parse_args(given)
+    found = parser.parse_args(given)
+    # Not only when all is over.
+    for path in filter(None, (found.logs, found.json if found.json != "-" else None)):
+        directory = Path(path) if path == found.logs else Path(path).parent
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"no directory can be made for {path}: {error.strerror}")
+    return found
+
+
+def seconds(text: str) -> float:
+    found = float(text)
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text}")
+    return found
 
 
 def run(scenario: Scenario, vendor: str, seed: int, seconds: float, server: Server | None, logs: str | None) -> Verdict:
@@ -168,7 +190,7 @@ def mixed(scenarios: Sequence[Scenario]) -> Scenario:
             finally:
                 inner.close()
 
-    return Scenario(MIX, "all of them in turn, in a random order", fault)
+    return Scenario(MIX, "those that need nothing prepared, in turn, in a random order", fault)
 
 
 def no_fault(world: World) -> Harm:
@@ -178,10 +200,14 @@ def no_fault(world: World) -> Harm:
 MODEL_SCENARIO = Scenario(MODEL, "random histories of storage and lifecycle beside a model of them", no_fault)
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
 def leave(number: int, frame: object) -> None:
     """End, once: another signal must not keep it from stopping what it has started."""
-    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    say("interrupted: stopping what was started")
     sys.exit(128 + number)
 
 
@@ -191,7 +217,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     # Whoever stops this stops the servers and workers that it has started.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, leave)
     given = arguments()
     known = {scenario.name: scenario for scenario in [*ALL, MODEL_SCENARIO, mixed(ALL)]}
@@ -203,26 +229,26 @@ def main() -> int:
         return 2
     scenarios = [known[name] for name in given.scenario] or [*ALL, MODEL_SCENARIO]
     vendors = BOTH if given.db == "both" else (given.db,)
+    runs = [run for run in itertools.product(vendors, scenarios, given.seed) if run[0] in run[1].vendors]
+    if not runs:
+        say("none of these scenarios is for this database")
+        return 2
+    say(f"{len(runs)} runs, of some {given.seconds + SURROUNDINGS_SECONDS:.0f} s each or more")
     verdicts: list[Verdict] = []
     try:
-        verdicts.extend(judged(scenarios, vendors, given))
+        verdicts.extend(judged(runs, given))
     finally:
         # Whoever is interrupted shows what there is.
         if verdicts:
             publish(verdicts, given.json)
-    if not verdicts:
-        say("none of these scenarios is for this database")
-        return 2
     return 0 if all(verdict.word == "held" for verdict in verdicts) else 1
 
 
-def judged(scenarios: Sequence[Scenario], vendors: Sequence[str], given: argparse.Namespace) -> Iterator[Verdict]:
+def judged(runs: Sequence[tuple[str, Scenario, int]], given: argparse.Namespace) -> Iterator[Verdict]:
     """Run scenarios on their databases, with each seed, and say at once what came of each."""
     with ExitStack() as stack:
-        server = stack.enter_context(running_server()) if "postgresql" in vendors else None
-        for vendor, scenario, seed in itertools.product(vendors, scenarios, given.seed):
-            if vendor not in scenario.vendors:
-                continue
+        server = stack.enter_context(running_server()) if any(run[0] == "postgresql" for run in runs) else None
+        for vendor, scenario, seed in runs:
             say(f"{scenario.name} on {vendor}, seed {seed}: {scenario.title}")
             on = server if vendor == "postgresql" else None
             if scenario is MODEL_SCENARIO:

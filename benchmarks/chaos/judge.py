@@ -81,7 +81,9 @@ class Verdict:
         return "held" if any(self.bites.values()) else "VACUOUS"
 
     def for_machines(self) -> dict[str, Any]:
-        return asdict(self) | {"verdict": self.word}
+        # JSON has no infinity: a rate that did not come back is none, and one of the lines in `broken` says so.
+        back = None if self.back == float("inf") else self.back
+        return asdict(self) | {"verdict": self.word, "back": back}
 
 
 FAR = {

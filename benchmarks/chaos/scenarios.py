@@ -60,7 +60,13 @@ ALL = [
     Scenario("kill-often", "kill -9 of a worker process every 300 ms", processes.kill_often),
     Scenario("kill-supervisor", "kill -9 of a supervisor", processes.kill_supervisor),
     Scenario("kill-tree", "kill -9 of a whole tree", processes.kill_tree),
-    Scenario("freeze", "SIGSTOP beyond the lease, then SIGCONT", processes.freeze, proof="runs that went on"),
+    Scenario(
+        "freeze",
+        "SIGSTOP beyond the lease, then SIGCONT",
+        processes.freeze,
+        proof="runs that went on",
+        least_seconds=24.0,
+    ),
     Scenario(
         "database-crash", "immediate shutdown and restart", postgresql.crash_server, POSTGRESQL, proof="failures logged"
     ),
@@ -133,6 +139,7 @@ ALL = [
         "the workers' clock an hour ahead and behind",
         processes.step_clock,
         prepare=with_a_clock,
+        least_seconds=20.0,
         may_wait=SQLITE,
     ),
     Scenario(

@@ -1,5 +1,6 @@
 """The judge of the fault harness: each way in which the promise can be broken is seen, and nothing else is."""
 
+import json
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from django.db import connection
 from django.utils import timezone
 
 from benchmarks.chaos import ledger
+from benchmarks.chaos.__main__ import arguments
 from benchmarks.chaos.judge import Judge, Verdict, recovery_after_kills, recovery_after_outages, runs_that_went_on
 from benchmarks.chaos.ledger import EFFECT, ENDED, FED, RECORDED, STARTED, VARIABLE, Entry, Ledger, note
 from benchmarks.chaos.report import table
@@ -289,3 +291,29 @@ def test_the_table_adds_seeds_up_and_shows_the_worst_of_them():
     ]
     assert len({len(line) for line in (head, first, second)}) == 1
     assert "| held " in second
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["--seconds", "0"], "above 0, not 0"),
+        (["--seconds", "nan"], "above 0, not nan"),
+        (["--seconds", "inf"], "above 0, not inf"),
+        (["--seconds", "x"], "invalid seconds value"),
+        (["--json", "/dev/null/verdicts.json"], "no directory can be made for /dev/null/verdicts.json"),
+        (["--logs", "/dev/null/logs"], "no directory can be made for /dev/null/logs"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_runs(given, problem, capsys):
+    with pytest.raises(SystemExit) as refused:
+        arguments(given)
+
+    assert refused.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_rate_that_did_not_come_back_is_none_for_machines():
+    verdict = Verdict("database-crash", "postgresql", 1)
+    verdict.back = float("inf")
+
+    assert '"back": null' in json.dumps(verdict.for_machines(), allow_nan=False)
