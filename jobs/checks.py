@@ -13,6 +13,8 @@ from . import conf
 def register() -> None:
     checks.register(check_options, "jobs")
     checks.register(check_database, "jobs")
+    checks.register(check_schedules, "jobs")
+    checks.register(check_limits, "jobs")
 
 
 def check_options(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -22,6 +24,34 @@ def check_options(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> li
         for alias, params in getattr(settings, "TASKS", {}).items()
         if params.get("BACKEND") == conf.BACKEND
         for problem in conf.problems_of(params.get("OPTIONS", {}))
+    ]
+
+
+def check_schedules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """W003: a schedule in the settings that names no task, or one that refuses its arguments."""
+    from .schedules import problem_with_call
+
+    if check_options():
+        return []
+    return [
+        checks.Warning(f"The schedule {name!r} cannot work: {problem}", id="jobs.W003")
+        for name, declared in conf.options().schedules.items()
+        if (problem := problem_with_call(declared.task_path, dict(declared.kwargs)))
+    ]
+
+
+def check_limits(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """W004: limits of a queue into which nothing can be enqueued: its name is misspelt."""
+    known = conf.queues()
+    if not known or check_options():
+        return []
+    return [
+        checks.Warning(
+            f"OPTIONS['queues'] limits {name!r}, which no QUEUES name.{conf.nearest(name, dict.fromkeys(known))}",
+            id="jobs.W004",
+        )
+        for name in conf.options().queues
+        if name not in known
     ]
 
 

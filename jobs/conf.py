@@ -220,10 +220,12 @@ def queue_limits(value: Any) -> dict[str, QueueLimits]:
             raise TypeError(f"takes a dict of limits for the queue {name!r}, not {given!r}")
         if unknown := [key for key in given if key not in LIMIT_READERS]:
             raise ValueError(f"has for {name!r} no {unknown[0]!r}.{nearest(unknown[0], LIMIT_READERS)}")
-        try:
-            limits = {key: LIMIT_READERS[key](limit) for key, limit in given.items() if limit is not None}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"has for {name!r} a limit that {error}") from None
+        limits: dict[str, Any] = {}
+        for key, limit in given.items():
+            try:
+                limits |= {} if limit is None else {key: LIMIT_READERS[key](limit)}
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"has for {name!r} {key!r}, which {error}") from None
         found[name] = QueueLimits(**limits)
     return found
 

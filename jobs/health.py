@@ -105,7 +105,9 @@ def waiting() -> Finding:
 def paused() -> Finding:
     found = [queue for queue in stats.queues(storage().now()) if queue.paused]
     names = ", ".join(f"{queue.name} ({queue.paused_reason or 'no reason given'})" for queue in found)
-    return Finding("paused", True, f"Paused queues: {names}." if names else "No queue is paused.")
+    # What a person has paused is meant; what a breaker has paused waits for somebody to mend its cause.
+    ok = not any(queue.tripped_by for queue in found)
+    return Finding("paused", ok, f"Paused queues: {names}." if names else "No queue is paused.")
 
 
 def leases() -> Finding:
@@ -118,13 +120,17 @@ def leases() -> Finding:
 
 def schedules() -> Finding:
     found = stats.schedules(storage().now())
+    wrong = []
     if found.broken:
-        message = f"Schedules that have disabled themselves: {found.broken}. `manage.py jobs schedules` says why."
-        return Finding("schedules", False, message)
+        wrong.append(f"Schedules that have disabled themselves: {found.broken}. `manage.py jobs schedules` says why.")
     if found.late > MAX_LATE:
         minutes = found.late // timedelta(minutes=1)
-        message = f"A schedule has been due for {minutes} minutes: no worker looks after it, or its queue is full."
-        return Finding("schedules", False, message)
+        wrong.append(
+            f"A schedule has been due for {minutes} minutes: no worker looks after it or knows its task, "
+            "or its queue is full."
+        )
+    if wrong:
+        return Finding("schedules", False, " ".join(wrong))
     return Finding("schedules", True, f"Schedules enabled: {found.enabled}. None is late.")
 
 

@@ -21,7 +21,7 @@ from .idempotency import is_alive
 from .leases import Lease, Remains
 from .models import DeadLetter, IdempotencyRecord, Job, Queue
 from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
-from .states import WAITING, Reason, RecordState, State
+from .states import ENDED, WAITING, Reason, RecordState, State
 from .storage import ANY_QUEUE, storage
 from .verdicts import expiry, judge, settlement
 from .wake import wake
@@ -29,6 +29,7 @@ from .wake import wake
 log = logging.getLogger("jobs")
 
 BATCH = 200
+CANCEL_TRIES = 5
 # Of a queue from which workers may claim.
 OPEN = {
     "paused": False,
@@ -270,19 +271,28 @@ def cancel(job_ids: Iterable[int]) -> Report:
     store = storage()
     report = Report()
     for job_id in job_ids:
-        job = store.jobs.filter(pk=job_id)
-        with store.atomic():
-            ended = job.filter(state__in=WAITING).update(
-                state=State.CANCELLED, finished_at=store.now(), dedupe_lock=None
-            )
-            if ended or job.running().update(cancel_requested=True):
-                if ended:
-                    let_in_after_commit(job.values_list("concurrency_key", flat=True))
+        for _ in range(CANCEL_TRIES):
+            if cancel_one(store.jobs.filter(pk=job_id)):
                 report.done.append(job_id)
-                continue
-        found = job.values_list("state", flat=True).first()
-        report.skipped.append((job_id, f"it has ended already: {found}" if found else "there is no such job"))
+                break
+            state = store.jobs.filter(pk=job_id).values_list("state", flat=True).first()
+            # Between two looks it may have been claimed, or given back.
+            if state is None or State(state) in ENDED:
+                report.skipped.append((job_id, f"it has ended already: {state}" if state else "there is no such job"))
+                break
+        else:
+            report.skipped.append((job_id, "workers take it and give it back all the time; try again"))
     return report
+
+
+def cancel_one(job: Any) -> bool:
+    """Cancel the one job of a queryset; say whether it was there to be cancelled."""
+    store = storage()
+    with store.atomic():
+        ended = job.filter(state__in=WAITING).update(state=State.CANCELLED, finished_at=store.now(), dedupe_lock=None)
+        if ended:
+            let_in_after_commit(job.values_list("concurrency_key", flat=True))
+        return bool(ended or job.running().update(cancel_requested=True))
 
 
 def pause(queue_name: str, *, reason: str = "") -> None:

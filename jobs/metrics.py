@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from . import stats
+from . import stats, webhooks
 from .limits import door
 from .storage import storage
 from .tally import ATTEMPT_OUTCOMES, BUCKETS, JOB_ENDS, OTHER, TURNED_AWAY, Histogram, Merged
@@ -75,6 +75,11 @@ METRICS = {
         ("queue", "how", "process"),
         "Jobs that a full queue did not take at once: rejected, shed, deferred. Each web process counts for itself.",
     ),
+    "jobs_webhooks_total": Described(
+        "counter",
+        ("source", "status", "process"),
+        "Webhooks by the HTTP status they were answered with. Each web process counts for itself.",
+    ),
     "jobs_limit_waits_total": Described(
         "counter", ("queue",), "Times that a worker has put off a claim because of max_running or rate_limit."
     ),
@@ -116,6 +121,10 @@ class DatabaseCollector(Collector):
         yield gauge("jobs_schedules", [((state,), getattr(schedules, state)) for state in states])
         yield gauge("jobs_schedules_late_seconds", [((), schedules.late.total_seconds())])
         yield turned_away(door.counts())
+        answers = [
+            ((source, str(status), process()), times) for (source, status), times in webhooks.answers.counts().items()
+        ]
+        yield counter("jobs_webhooks_total", sorted(answers))
 
 
 class WorkerCollector(Collector):
@@ -155,8 +164,11 @@ class WorkerCollector(Collector):
 
 def turned_away(jobs: Mapping[tuple[str, str], int]) -> Metric:
     """Count what full queues did not take, as far as this process knows, by queue and how."""
-    process = f"{socket.gethostname()}:{os.getpid()}"
-    return counter("jobs_turned_away_total", [((*place, process), times) for place, times in sorted(jobs.items())])
+    return counter("jobs_turned_away_total", [((*place, process()), times) for place, times in sorted(jobs.items())])
+
+
+def process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def gauge(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:

@@ -15,6 +15,7 @@ from .decorator import DECLARED
 from .enqueue import guard_secrets
 from .exceptions import DuplicateJob, InvalidPayload, QueueFull
 from .models import Schedule, Tick
+from .models.schedule import NOT_DECLARED
 from .secrets import redacted_text
 from .states import Missed
 from .storage import is_locked, storage
@@ -27,7 +28,6 @@ MOST_MISSED = 100
 DEPLOY = timedelta(minutes=10)  # for so long workers of other code may know better
 PUT_OFF_SECONDS = 2.0
 AT_ONCE = 100  # schedules in one look
-NOT_DECLARED = "No code declares it any more."
 TIMES = ("cron", "time_zone", "every", "starts_at")
 
 
@@ -145,8 +145,11 @@ def enable(schedule: Schedule) -> None:
 
 
 def disable(schedule: Schedule) -> None:
+    """Let it enqueue nothing until somebody enables it; what was wrong with it is settled by that."""
     schedule.enabled, schedule.next_at = False, None
-    schedule.save(update_fields=["enabled", "next_at"])
+    if schedule.problem != NOT_DECLARED:
+        schedule.problem = ""
+    schedule.save(update_fields=["enabled", "next_at", "problem"])
 
 
 def run_now(schedule: Schedule) -> str:

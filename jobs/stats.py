@@ -12,6 +12,7 @@ from typing import Any
 from django.db import connections, models, router
 
 from .models import Job, Queue, Schedule, Worker
+from .models.schedule import NOT_DECLARED
 from .states import State
 from .storage import storage
 
@@ -210,11 +211,11 @@ class ScheduleFigures:
 
 
 def schedules(now: datetime) -> ScheduleFigures:
-    healthy = models.Q(problem="")
+    healthy, gone = models.Q(problem=""), models.Q(problem=NOT_DECLARED)
     found = Schedule.objects.aggregate(
         on=models.Count("pk", filter=healthy & models.Q(enabled=True)),
-        off=models.Count("pk", filter=healthy & models.Q(enabled=False)),
-        broken=models.Count("pk", filter=~healthy),
+        off=models.Count("pk", filter=healthy & models.Q(enabled=False) | gone),
+        broken=models.Count("pk", filter=~(healthy | gone)),
         first=models.Min("next_at"),
     )
     late = max(timedelta(), now - found["first"]) if found["first"] else timedelta()

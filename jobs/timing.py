@@ -149,6 +149,8 @@ class Declaration:
             raise ValueError(f"missed must be one of {', '.join(Missed.values)}, not {self.missed!r}")
         if not isinstance(self.kwargs, Mapping):
             raise TypeError(f"kwargs takes a dict of keyword arguments, not {self.kwargs!r}")
+        if self.starts_at is not None and not isinstance(self.starts_at, datetime):
+            raise TypeError(f"starts_at takes a datetime, not {self.starts_at!r}")
         if self.starts_at and timezone.is_naive(self.starts_at):
             raise ValueError("starts_at must have a time zone")
         text = json.dumps(dict(self.kwargs), allow_nan=False)
@@ -165,7 +167,7 @@ class Declaration:
         if not isinstance(given, Mapping):
             return cls(name=name, task_path=task_path, every=length(given))
         if unknown := [key for key in given if key not in WRITTEN]:
-            raise ValueError(f"a schedule has no {unknown[0]!r}; there are {', '.join(WRITTEN)}")
+            raise ValueError(f"it has no {unknown[0]!r}; there are {', '.join(WRITTEN)}")
         every = given.get("every")
         return cls(name=name, task_path=task_path, **dict(given) | {"every": None if every is None else length(every)})
 
@@ -173,7 +175,7 @@ class Declaration:
 def timing_of(schedule: Any) -> Timing:
     """Return when a schedule, or what declares one, is due. Raises: ValueError with what is wrong."""
     if bool(schedule.cron) == bool(schedule.every):
-        raise ValueError("needs either cron or every")
+        raise ValueError("needs either cron or every, and not both")
     if schedule.every:
         starts_at = {"starts_at": schedule.starts_at} if schedule.starts_at else {}
         return Every(schedule.every, **starts_at)

@@ -5,7 +5,9 @@ import hmac
 import json
 import logging
 import re
+import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from django.http.request import UnreadablePostError
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
+from . import payload
 from .exceptions import DuplicateJob, InvalidPayload, QueueFull
 from .models import IdempotencyRecord
 from .states import RecordState
@@ -25,6 +28,7 @@ log = logging.getLogger("jobs")
 MOST_SIGNATURES = 10  # in one request: each is compared with one of each secret
 LONGEST_HEADER = 2000
 LONGEST_ID = 150
+LONGEST_SOURCE = 50
 SHORTEST_SECRET = 16
 TIME = re.compile(r"[0-9]{1,12}", re.ASCII)
 
@@ -47,6 +51,46 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
+class Answers:
+    """Counts what this process has answered to webhooks, by source and status. Threads: shared."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.counted: Counter[tuple[str, int]] = Counter()
+
+    def count(self, source: str, status: int) -> None:
+        with self.lock:
+            self.counted[source, status] += 1
+
+    def counts(self) -> dict[tuple[str, int], int]:
+        with self.lock:
+            return dict(self.counted)
+
+
+answers = Answers()
+
+
+def check_configuration(view: "WebhookView") -> None:
+    """Raises: ImproperlyConfigured naming the view and what it lacks."""
+    name = type(view).__name__
+    if not isinstance(view.source, str) or not 0 < len(view.source) <= LONGEST_SOURCE:
+        raise ImproperlyConfigured(f"{name} needs a source: text of 1 to {LONGEST_SOURCE} characters")
+    if not hasattr(view.task, "module_path"):
+        raise ImproperlyConfigured(f"{name} needs a task, made by @task, not {view.task!r}")
+    for number in ("tolerance", "max_body"):
+        value = getattr(view, number)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ImproperlyConfigured(f"{name} takes as {number} a number above 0, not {value!r}")
+    check_secrets(name, view.secrets)
+
+
+def check_secrets(name: str, secrets: Any) -> None:
+    if isinstance(secrets, str | bytes) or not all(isinstance(secret, str) for secret in secrets):
+        raise ImproperlyConfigured(f"{name} takes as secrets a list of text")
+    if any(len(secret) < SHORTEST_SECRET for secret in secrets):
+        raise ImproperlyConfigured(f"{name} takes secrets of at least {SHORTEST_SECRET} characters")
+
+
 class WebhookView(View):
     """Subclass it, name the `source`, the `task` and the `secrets`, and put it into the URLs.
 
@@ -67,8 +111,11 @@ class WebhookView(View):
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
+        """See `View.as_view`. Raises: ImproperlyConfigured, when the URLs are loaded, for what can never work."""
+        view = super().as_view(**initkwargs)
+        check_configuration(cls(**initkwargs))
         # Here and not on `dispatch`, which a subclass may have its own of.
-        return csrf_exempt(super().as_view(**initkwargs))
+        return csrf_exempt(view)
 
     # For subclasses
 
@@ -101,14 +148,15 @@ class WebhookView(View):
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             event = self.event_of(request)
-            return self.take(event)
+            response = self.take(event)
         except Refused as refused:
             log.warning("webhook refused", extra={"source": self.source, "why": refused.message})
-            return JsonResponse({"error": refused.message}, status=refused.status)
+            response = JsonResponse({"error": refused.message}, status=refused.status)
         except QueueFull as full:
-            answer = JsonResponse({"error": "too much waits; try again later"}, status=503)
-            answer["Retry-After"] = str(max(1, round(full.retry_after)))
-            return answer
+            response = JsonResponse({"error": "too much waits; try again later"}, status=503)
+            response["Retry-After"] = str(max(1, round(full.retry_after)))
+        answers.count(self.source, response.status_code)
+        return response
 
     def event_of(self, request: HttpRequest) -> Mapping[str, Any]:
         """Return what a genuine request says. Raises: Refused."""
@@ -140,10 +188,9 @@ class WebhookView(View):
     def verify(self, request: HttpRequest, body: bytes) -> None:
         """Raises: Refused, unless one of the secrets has signed this body, and lately."""
         secrets = self.get_secrets()
-        if not self.source or not secrets or any(len(secret) < SHORTEST_SECRET for secret in secrets):
-            raise ImproperlyConfigured(
-                f"{type(self).__name__} needs a source, and secrets of at least {SHORTEST_SECRET} characters"
-            )
+        if not secrets:
+            raise ImproperlyConfigured(f"{type(self).__name__} has no secrets")
+        check_secrets(type(self).__name__, secrets)
         timestamp, given = self.signatures(request)
         wanted = [signature(secret, timestamp, body).encode() for secret in secrets]
         # Each is compared with each, whichever fits: the time tells nothing.
@@ -162,6 +209,7 @@ class WebhookView(View):
         arguments = self.arguments(event)
         if arguments is None:
             return HttpResponse(status=204)
+        self.check_arguments(arguments)
         key = f"webhook:{self.source}:{text}"
         if self.is_done(key):
             return JsonResponse({"duplicate": True}, status=202)
@@ -169,11 +217,30 @@ class WebhookView(View):
         literal = key.replace("{", "{{").replace("}", "}}")
         try:
             result = self.task.using(dedupe_key=literal, idempotency_key=literal).enqueue(**arguments)
-        except DuplicateJob:
+        except DuplicateJob as held:
+            self.check_holder(held)
             return JsonResponse({"duplicate": True}, status=202)
         except InvalidPayload as error:
             raise Refused(400, f"the event cannot be taken: {error}") from error
         return JsonResponse({"duplicate": bool(getattr(result, "is_duplicate", False))}, status=202)
+
+    def check_arguments(self, arguments: Any) -> None:
+        """Raises: ImproperlyConfigured where it is not the sender who is to blame that no job can be made."""
+        what = f"{type(self).__name__}.arguments()"
+        if not isinstance(arguments, Mapping):
+            raise ImproperlyConfigured(f"{what} must return a dict or None, not {type(arguments).__name__}")
+        try:
+            payload.bound(self.task.func, self.task.takes_context, (), arguments)
+        except InvalidPayload as error:
+            raise ImproperlyConfigured(f"{what} does not fit the task: {error}") from error
+
+    def check_holder(self, held: DuplicateJob) -> None:
+        """Raises: ImproperlyConfigured unless the event has a job of this task: it would be lost with a good answer."""
+        if not storage().jobs.filter(pk=held.job_id, task_path=self.task.module_path).exists():
+            raise ImproperlyConfigured(
+                f"{type(self).__name__}: an event of source {self.source!r} is held {held.held}. "
+                "Views with different tasks need a source each."
+            ) from held
 
     def is_done(self, key: str) -> bool:
         """Say whether the effect of an event has happened: then it needs no job that finds that out."""

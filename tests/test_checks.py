@@ -34,6 +34,34 @@ def test_value_of_the_wrong_type_is_an_error(settings):
     assert [error.id for error in checks.check_options()] == ["jobs.E001", "jobs.E001"]
 
 
+def test_a_schedule_in_the_settings_that_cannot_work_is_said_at_deploy(settings):
+    settings.TASKS = backend_settings(
+        schedules={
+            "right": {"task": "tests.tasks.add", "every": 60, "kwargs": {"a": 1, "b": 2}},
+            "gone": {"task": "tests.tasks.gone", "every": 60},
+            "wrong": {"task": "tests.tasks.add", "every": 60, "kwargs": {"c": 1}},
+        }
+    )
+
+    gone, wrong = checks.check_schedules()
+
+    assert (gone.id, wrong.id) == ("jobs.W003", "jobs.W003")
+    assert gone.msg == "The schedule 'gone' cannot work: There is no task tests.tasks.gone."
+    assert "'wrong' cannot work: add: missing a required argument: 'a'" in wrong.msg
+
+
+def test_limits_of_a_queue_that_is_misspelt_are_said_at_deploy(settings):
+    settings.TASKS = backend_settings(queues={"emial": {"max_depth": 5}, "default": {"max_depth": 5}})
+
+    [warning] = checks.check_limits()
+
+    assert warning.id == "jobs.W004"
+    assert "'emial', which no QUEUES name. Did you mean 'email'?" in warning.msg
+
+    settings.TASKS["default"]["QUEUES"] = []
+    assert checks.check_limits() == []
+
+
 @pytest.mark.django_db  # other apps' checks may ask the database what it can
 def test_check_finds_wrong_options_before_anything_trips_over_them(settings):
     settings.TASKS = backend_settings(leese=30, retention={"suceeded": 5})

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from jobs import lifecycle
 from jobs.backend import JobsBackend
@@ -318,6 +318,29 @@ def test_letter_deleted_twice_is_skipped():
 
 
 # Cancel
+
+
+def test_a_job_that_is_given_back_between_two_looks_is_cancelled_all_the_same(monkeypatch):
+    job = a_job("running")
+    update = QuerySet.update
+
+    def given_back_meanwhile(rows, **changes):
+        found = update(rows, **changes)
+        if changes.get("state") == State.CANCELLED and not found:
+            update(
+                Job.objects.filter(pk=job.pk),
+                state=State.READY,
+                ready_at=F("enqueued_at"),
+                leased_by="",
+                lease_expires_at=None,
+            )
+        return found
+
+    monkeypatch.setattr(QuerySet, "update", given_back_meanwhile)
+
+    assert lifecycle.cancel([job.pk]).done == [job.pk]
+    job.refresh_from_db()
+    assert job.state == State.CANCELLED
 
 
 @pytest.mark.parametrize("state", [State.READY, State.SCHEDULED])

@@ -11,7 +11,8 @@ from django.db import IntegrityError, OperationalError, connection, transaction
 from jobs import schedules, stats, task
 from jobs.decorator import DECLARED
 from jobs.models import Job, Schedule, Tick
-from jobs.schedules import DEPLOY, MOST_MISSED, NOT_DECLARED, ON_TIME
+from jobs.models.schedule import NOT_DECLARED
+from jobs.schedules import DEPLOY, MOST_MISSED, ON_TIME
 from jobs.storage import storage
 from jobs.testing import run_jobs
 from tests import tasks

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs import QueueFull
+from jobs.metrics import DatabaseCollector
 from jobs.models import IdempotencyRecord, Job
 from jobs.testing import run_jobs
-from jobs.webhooks import WebhookView, signature, signed
+from jobs.webhooks import WebhookView, answers, signature, signed
 from tests import tasks
 from tests.threads import at_once
 
@@ -103,6 +105,65 @@ def test_ids_of_two_sources_never_meet():
     post(view=Others)
 
     assert Job.objects.count() == 2
+
+
+def test_an_event_that_another_task_has_taken_is_not_called_taken():
+    class Others(Events):
+        task = tasks.take_whole_event
+
+        def arguments(self, event: Any) -> Any:
+            return {"event": event}
+
+    post()
+
+    with pytest.raises(ImproperlyConfigured, match=r"source 'mailer' is held by job \d+ of another task"):
+        post(view=Others)
+    assert Job.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [({"number": 7}, "does not fit the task: take_event"), ([7], "must return a dict or None, not list")],
+)
+def test_what_the_view_does_wrong_is_not_the_sender_s_fault(given, problem):
+    class Wrong(Events):
+        def arguments(self, event: Any) -> Any:
+            return given
+
+    with pytest.raises(ImproperlyConfigured, match=problem):
+        post(view=Wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"source": ""}, "needs a source: text of 1 to 50"),
+        ({"source": "x" * 51}, "needs a source: text of 1 to 50"),
+        ({"task": None}, "needs a task, made by @task, not None"),
+        ({"task": len}, "needs a task, made by @task"),
+        ({"secrets": [None]}, "a list of text"),
+        ({"secrets": b"0123456789abcdef"}, "a list of text"),
+        ({"secrets": "0123456789abcdef"}, "a list of text"),
+        ({"secrets": ["short"]}, "at least 16 characters"),
+        ({"tolerance": "300"}, "as tolerance a number above 0, not '300'"),
+        ({"max_body": 0}, "as max_body a number above 0"),
+    ],
+)
+def test_a_view_that_can_never_work_is_refused_when_the_urls_are_loaded(change, problem):
+    with pytest.raises(ImproperlyConfigured, match=f"Events.*{problem}"):
+        Events.as_view(**change)
+
+
+def test_answers_are_counted_by_source_and_status():
+    before = Counter(answers.counts())
+    post()
+    post(secret=FOREIGN)
+    post(EVENT | {"type": "opened"})
+
+    found = Counter(answers.counts()) - before
+    assert found == {("mailer", 202): 1, ("mailer", 401): 1, ("mailer", 204): 1}
+    families = {family.name: family for family in DatabaseCollector().collect()}
+    assert {"source", "status", "process"} == set(families["jobs_webhooks"].samples[0].labels)
 
 
 def test_an_event_that_nobody_wants_is_answered_and_makes_no_job():

@@ -18,6 +18,7 @@ from django.utils.translation import ngettext
 from .. import registry, schedules, stats
 from ..lifecycle import Report
 from ..models import Schedule, Tick
+from ..models.schedule import NOT_DECLARED
 from ..timing import coming, timing_of
 from .confirmation import ConfirmingAdmin, Operation
 from .listing import Lead, Tool
@@ -94,7 +95,7 @@ class ScheduleAdmin(ConfirmingAdmin):
         return request.user.has_perm("jobs.change_schedule") and not (isinstance(obj, Schedule) and obj.declared)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        in_code = isinstance(obj, Schedule) and obj.declared and obj.problem != schedules.NOT_DECLARED
+        in_code = isinstance(obj, Schedule) and obj.declared and obj.problem != NOT_DECLARED
         return request.user.has_perm("jobs.delete_schedule") and not in_code
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
@@ -147,6 +148,10 @@ class ScheduleAdmin(ConfirmingAdmin):
         return lead_of_workers()
 
     def lead_of(self, request: HttpRequest, obj: Schedule) -> Lead:
+        if obj.problem == NOT_DECLARED:
+            return Lead(
+                "note", _("No code declares it any more, so it enqueues nothing. Delete it, or declare it again.")
+            )
         if obj.problem:
             text = _("It has disabled itself: %s Once that is mended, enable it.")
             return Lead("bad", text % (obj.problem if obj.problem.endswith(".") else f"{obj.problem}."))

@@ -17,7 +17,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(given: dict[str, Any], printer: Printer) -> None:
     report = lifecycle.cancel(dict.fromkeys(given["ids"]))
-    running = list(Job.objects.running().filter(pk__in=report.done).values_list("pk", flat=True))
-    printer.report(report, verb="Cancelled", what="job")
+    running = Job.objects.running().filter(pk__in=report.done).values_list("pk", flat=True)
+    printer.report(report, verb="Cancelled", what="job", otherwise=running)
     for job_id in running if not printer.as_json else ():
         printer.line(f"Job {job_id} is running: it was asked to stop and ends when its task agrees.")

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from .. import registry
-from ..exceptions import DuplicateJob
+from ..exceptions import DuplicateJob, QueueFull
 from .printer import Printer, add_json
 
 HELP = "enqueue one call of a task"
@@ -33,7 +33,7 @@ def run(given: dict[str, Any], printer: Printer) -> None:
         )
     try:
         result = task.enqueue(*args, **kwargs)
-    except (TypeError, ValueError, DuplicateJob) as error:
+    except (TypeError, ValueError, DuplicateJob, QueueFull) as error:
         raise CommandError(str(error)) from error
     if printer.as_json:
         printer.json({"id": result.id, "task_path": given["task_path"], "queue_name": result.task.queue_name})

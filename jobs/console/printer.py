@@ -3,7 +3,7 @@
 import getpass
 import json
 from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -46,14 +46,17 @@ class Printer:
         for name, value in values.items():
             self.line(f"{name.replace('_', ' ').ljust(width)}  {shown(value)}")
 
-    def report(self, report: Report, *, verb: str, what: str) -> None:
-        """Print what was done and skipped. Raises: CommandError when there was work and none of it was done."""
+    def report(self, report: Report, *, verb: str, what: str, otherwise: Collection[int] = ()) -> None:
+        """Print what was done and skipped. Raises: CommandError when there was work and none of it was done.
+
+        `otherwise`: what was done in another way, of which the caller tells.
+        """
         if self.as_json:
             skipped = [{"id": pk, "why": why} for pk, why in report.skipped]
             self.json({"done": report.done, "skipped": skipped})
         else:
-            if report.done:
-                self.line(f"{verb} {what} {enumerated(report.done)}.")
+            if done := [pk for pk in report.done if pk not in otherwise]:
+                self.line(f"{verb} {what} {enumerated(done)}.")
             for pk, why in report.skipped:
                 self.err.write(f"Skipped {what} {pk}: {why}.")
             if not report.done and not report.skipped:

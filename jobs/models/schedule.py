@@ -7,6 +7,8 @@ from django.utils.translation import gettext_lazy as _
 from ..states import Missed
 from .job import Job
 
+NOT_DECLARED = "No code declares it any more."
+
 
 class Schedule(models.Model):
     name = models.CharField(max_length=255, unique=True, help_text=_("What people know it by."))
@@ -60,6 +62,13 @@ class Schedule(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def state(self) -> str:
+        """Say in one word whether it enqueues anything; one that is gone from the code is as it should be."""
+        if self.problem and self.problem != NOT_DECLARED:
+            return "broken"
+        return "enabled" if self.enabled and not self.problem else "disabled"
 
 
 class Tick(models.Model):

@@ -159,7 +159,9 @@ def test_cancel_ends_a_waiting_job():
 def test_cancel_says_that_a_running_job_was_only_asked():
     job = a_job(State.RUNNING)
 
-    assert "was asked to stop" in jobs("cancel", job.pk).out
+    out = jobs("cancel", job.pk).out
+    assert "was asked to stop" in out
+    assert "Cancelled" not in out
 
 
 def test_cancel_names_what_it_skipped_and_is_no_failure_when_something_was_done():

@@ -2,8 +2,10 @@
 
 import pytest
 
-from jobs import schedules
+from jobs import QueueFull, schedules, stats
 from jobs.models import Job, Schedule
+from jobs.models.schedule import NOT_DECLARED
+from jobs.storage import storage
 from tests.admin.test_schedule import a_schedule
 
 from .console import jobs
@@ -20,6 +22,45 @@ def test_the_list_says_when_each_is_due_and_what_is_wrong():
     assert "nightly  tests.tasks.add  0 3 * * * (Europe/Berlin)" in ran.out
     assert "broken has disabled itself: InvalidPayload: no such argument" in ran.out
     assert [row["state"] for row in jobs("schedules", "list", "--json").json] == ["broken", "enabled"]
+
+
+def test_one_that_is_gone_from_the_code_is_off_and_nothing_is_wrong():
+    schedules.give_up(a_schedule(name="old"), NOT_DECLARED)
+
+    assert "old is off: No code declares it any more." in jobs("schedules").out
+    assert jobs("schedules", "--json").json[0]["state"] == "disabled"
+    figures = stats.schedules(storage().now())
+    assert (figures.broken, figures.disabled) == (0, 1)
+
+
+def test_disabling_a_broken_one_settles_it():
+    schedules.give_up(a_schedule(name="broken"), "InvalidPayload: no such argument")
+
+    assert jobs("schedules", "disable", "broken").out == "broken is disabled. Next: -.\n"
+
+
+def test_one_is_shown_with_its_next_times_and_what_came_of_the_last():
+    a_schedule(name="nightly", cron="0 3 * * *", time_zone="UTC")
+    job = jobs("schedules", "run", "nightly", "--json").json["job"]
+
+    found = jobs("schedules", "show", "nightly", "--json").json
+    assert len(found["coming"]) == 5
+    assert all("T03:00:00" in moment for moment in found["coming"])
+    assert [(row["job"], row["state"]) for row in found["results"]] == [(int(job), "ready")]
+    assert "then 4" in jobs("schedules", "show", "nightly").out
+    assert "has not enqueued anything" in jobs("schedules", "show", a_schedule(name="new").name).out
+
+
+def test_a_full_queue_is_a_message_and_no_traceback(monkeypatch):
+    def full(*args, **kwargs):
+        raise QueueFull("default", 5, 1.0)
+
+    a_schedule(name="nightly")
+    monkeypatch.setattr("jobs.limits.door.admit", full)
+    monkeypatch.setattr("jobs.limits.admit", full)
+
+    assert "default" in jobs("schedules", "run", "nightly").error
+    assert "default" in jobs("enqueue", "tests.tasks.add", "--args", "[1, 2]").error
 
 
 def test_without_schedules_it_says_so():

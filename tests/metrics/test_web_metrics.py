@@ -58,7 +58,7 @@ def test_every_gauge_of_the_table_is_served_and_what_this_process_refused(client
     text = client.get("/metrics", headers=BEARER).content.decode()
 
     gauges = {name for name, described in METRICS.items() if described.kind == "gauge"}
-    assert families(text) == gauges | {"jobs_turned_away"}
+    assert families(text) == gauges | {"jobs_turned_away", "jobs_webhooks"}
 
 
 @pytest.mark.usefixtures("queue")
