@@ -19,7 +19,8 @@ FORGOTTEN_SECONDS = 900.0  # what was seen so long ago says nothing of today
 class Breaker:
     """When to pause a task's queue, and how soon to try whether it may go on.
 
-    `errors`: exceptions that no job is to blame for; a job that raises one comes back later, with no attempt spent.
+    `errors`: exceptions that no job is to blame for; a job that raises one comes back later, with no attempt spent
+    within a day of its enqueue.
     After `after` of them with no success between them the queue is paused, or once so many of the newest `window`
     attempts have failed as `ratio` says. Then a job is tried after `probe`, and after twice as long each time that it
     fails.
@@ -75,7 +76,9 @@ class Count:
         error = outcome.error if isinstance(outcome, Failed | Snoozed) else None
         if not failed:
             self.in_a_row = 0
-        elif isinstance(outcome, Snoozed):
+        elif isinstance(outcome, Snoozed) or (
+            isinstance(outcome, Failed) and isinstance(outcome.exception, self.breaker.errors)
+        ):
             self.in_a_row += 1
         self.newest.append(failed)
         if len(self.newest) > self.breaker.window:

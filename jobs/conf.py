@@ -31,6 +31,7 @@ class QueueLimits:
     max_age: timedelta | None = None  # of the oldest ready job
     on_full: str = "reject"  # or "defer", or "shed": reject what has a lower priority than `shed_below`
     shed_below: int = 0
+    paused: bool = False  # until a person says otherwise
 
     @property
     def slows(self) -> bool:
@@ -236,6 +237,12 @@ def priority(value: Any) -> int:
     return value
 
 
+def yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"takes True or False, not {value!r}")
+    return value
+
+
 LIMIT_READERS: dict[str, Callable[[Any], Any]] = {
     "max_running": size,
     "rate_limit": size,
@@ -244,6 +251,7 @@ LIMIT_READERS: dict[str, Callable[[Any], Any]] = {
     "max_age": length,
     "on_full": one_of("reject", "defer", "shed"),
     "shed_below": priority,
+    "paused": yes_or_no,
 }
 READERS: dict[str, Callable[[Any], Any]] = {
     "lease": length,

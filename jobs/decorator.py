@@ -170,7 +170,9 @@ def check_options(task: JobTask) -> None:
             try:
                 reader(value)
             except (TypeError, ValueError) as error:
-                raise wrong(task, name, str(error)) from None
+                raise wrong(task, "run_after" if name == "delay" else name, str(error)) from None
+    if not isinstance(task.transactional, bool):
+        raise wrong(task, "transactional", f"must be True or False, not {task.transactional!r}")
     if task.on_uncertain not in ("retry", "dead"):
         raise wrong(task, "on_uncertain", f"must be 'retry' or 'dead', not {task.on_uncertain!r}")
     if not isinstance(task.permanent_errors, tuple) or not all(
@@ -193,6 +195,8 @@ def check_options(task: JobTask) -> None:
         raise wrong(
             task, "allow_secrets", f"takes a tuple of paths like \"headers['X-Key']\", not {task.allow_secrets!r}"
         )
+    for path in task.allow_secrets:
+        check_path(task, path)
     if task.validate is not None and not (callable(task.validate) or hasattr(task.validate, "model_validate")):
         raise wrong(task, "validate", f"takes a callable, a pydantic model or a form class, not {task.validate!r}")
     if task.upgrades is not None:
@@ -223,11 +227,22 @@ def check_key(task: JobTask, name: str, template: Any) -> None:
         wanted = payload.fields_of(template)
     except (TypeError, ValueError) as error:
         raise wrong(task, name, f"is no format string: {error}") from None
+    check_arguments(task, name, wanted)
+
+
+def check_path(task: JobTask, path: str) -> None:
+    """Refuse a path into the payload that can lead nowhere."""
+    name = path.partition("[")[0]
+    if name != "args":  # of what `*args` takes
+        check_arguments(task, "allow_secrets", {name})
+
+
+def check_arguments(task: JobTask, option: str, wanted: set[str]) -> None:
     parameters = payload.signature(task.func, task.takes_context).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     unknown = sorted(wanted - {parameter.name for parameter in parameters})
     if unknown and not takes_any:
-        raise wrong(task, name, f"names {unknown[0]!r}, which is no argument of the task")
+        raise wrong(task, option, f"names {unknown[0]!r}, which is no argument of the task")
 
 
 def wrong(task: JobTask, name: str, why: str) -> ImproperlyConfigured:

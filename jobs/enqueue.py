@@ -244,6 +244,10 @@ def enqueue_many(task: Any, payloads: Iterable[Mapping[str, Any]]) -> Sequence[A
     QueueFull where there is no room for all of them; then none is.
     Transaction: joins the caller's, or opens one for all of them.
     """
+    if not hasattr(task, "get_backend"):
+        raise TypeError(f"enqueue_many takes a task, made by @task, not {task!r}")
+    if not isinstance(payloads, Iterable):
+        raise TypeError(f"{task.name}: enqueue_many takes dicts of keyword arguments, not {payloads!r:.80}")
     backend = task.get_backend()
     if hasattr(backend, "enqueue_many"):
         return backend.enqueue_many(task, payloads)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from . import stats
+from . import limits, stats
 from .storage import storage
 
 # More, and due times and ages read on this host are off by as much.
@@ -110,6 +110,17 @@ def paused() -> Finding:
     return Finding("paused", ok, f"Paused queues: {names}." if names else "No queue is paused.")
 
 
+def full() -> Finding:
+    in_force = limits.in_force()
+    found = [queue.name for queue in stats.queues(storage().now()) if limits.is_full(queue, in_force.get(queue.name))]
+    if found:
+        message = (
+            f"Full queues, which take no more: {', '.join(found)}. Start more workers for them, or raise the limit."
+        )
+        return Finding("full", False, message)
+    return Finding("full", True, "No queue is full.")
+
+
 def leases() -> Finding:
     count = stats.expired_leases(storage().now())
     if count:
@@ -141,6 +152,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     workers,
     waiting,
     paused,
+    full,
     leases,
     schedules,
 )

@@ -30,6 +30,7 @@ log = logging.getLogger("jobs")
 
 BATCH = 200
 CANCEL_TRIES = 5
+BY_SETTINGS = "The settings pause it."
 # Of a queue from which workers may claim.
 OPEN = {
     "paused": False,
@@ -306,6 +307,26 @@ def resume(queue_name: str) -> None:
     """Let workers claim from a queue again."""
     storage().rows(Queue).filter(name=queue_name).update(**OPEN)
     wake(queue_name)
+
+
+def follow_settings() -> None:
+    """Pause and resume queues of which the settings say something else than when workers last began.
+
+    In between, a person's word counts.
+    """
+    store = storage()
+    rows = store.rows(Queue)
+    wanted = {name for name, limits in conf.options().queues.items() if limits.paused}
+    with store.atomic():
+        store.list_queues(wanted)
+        new = rows.filter(name__in=wanted, settings_paused=False)
+        new.filter(paused=False).update(paused=True, paused_reason=BY_SETTINGS, paused_at=store.now())
+        new.update(settings_paused=True)
+        old = rows.filter(settings_paused=True).exclude(name__in=wanted)
+        resumed = old.filter(paused=True, paused_reason=BY_SETTINGS).update(**OPEN)
+        old.update(settings_paused=False)
+    if resumed:
+        wake(ANY_QUEUE)
 
 
 def trip(queue_name: str, *, task_path: str, reason: str, probe: timedelta) -> bool:

@@ -30,9 +30,10 @@ SHORTEST, LONGEST = 1.0, 60.0  # seconds until whoever was refused should try ag
 
 # Queues in whose row a person has written a limit.
 WRITTEN = ~Q(on_full="")
-for limit in fields(QueueLimits):
-    if limit.name != "on_full":
-        WRITTEN |= Q(**{f"{limit.name}__isnull": False})
+OVERRIDES = [limit.name for limit in fields(QueueLimits) if limit.name != "paused"]  # a pause is a state of its own
+for limit in OVERRIDES:
+    if limit != "on_full":
+        WRITTEN |= Q(**{f"{limit}__isnull": False})
 
 
 @dataclass
@@ -164,8 +165,37 @@ class Door:
 
 def written_over(limits: QueueLimits, row: Queue) -> QueueLimits:
     """Return limits with what a person has written into the queue's row."""
-    written = {field.name: getattr(row, field.name) for field in fields(QueueLimits)}
+    written = {name: getattr(row, name) for name in OVERRIDES}
     return replace(limits, **{name: value for name, value in written.items() if value not in (None, "")})
+
+
+def in_force() -> dict[str, QueueLimits]:
+    """Return the limits of all queues that have any, as they are in the settings and in the database now."""
+    door.read_rows()
+    return {**conf.options().queues, **door.rows}
+
+
+def described(limits: QueueLimits | None) -> str:
+    """Return limits as people read them; nothing where there are none."""
+    if limits is None:
+        return ""
+    said = [f"{name} {getattr(limits, name)}" for name in ("max_running", "max_depth") if getattr(limits, name)]
+    if limits.rate_limit:
+        said.insert(0, f"rate_limit {limits.rate_limit} in {limits.rate_period.total_seconds():g} s")
+    if limits.max_age:
+        said.append(f"max_age {limits.max_age.total_seconds():g} s")
+    if limits.max_depth or limits.max_age:
+        shed = f" below {limits.shed_below}" if limits.on_full == "shed" else ""
+        said.append(f"when full {limits.on_full}{shed}")
+    return ", ".join(said)
+
+
+def is_full(queue: stats.QueueFigures, limits: QueueLimits | None) -> bool:
+    """Say whether a queue takes no more, by these figures: they count no further than `MAX_COUNTED`."""
+    if limits is None:
+        return False
+    too_deep = limits.max_depth is not None and queue.ready >= min(limits.max_depth, stats.MAX_COUNTED)
+    return too_deep or (limits.max_age is not None and (queue.oldest or timedelta()) > limits.max_age)
 
 
 def in_test_case() -> bool:

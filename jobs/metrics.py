@@ -16,7 +16,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from . import stats, webhooks
+from . import limits, stats, webhooks
+from .conf import QueueLimits
 from .limits import door
 from .storage import storage
 from .tally import ATTEMPT_OUTCOMES, BUCKETS, JOB_ENDS, OTHER, TURNED_AWAY, Histogram, Merged
@@ -34,7 +35,9 @@ CAPPED = f"{stats.MAX_COUNTED} means that many or more."
 # Every metric there is. The web serves the gauges of the database, a worker's port the rest.
 METRICS = {
     "jobs_depth": Described(
-        "gauge", ("queue", "state"), f"Jobs by queue and state: scheduled, ready, running, dead. {CAPPED}"
+        "gauge",
+        ("queue", "state"),
+        f"Jobs by queue and state: scheduled, ready, blocked (for a slot of its key), running, dead. {CAPPED}",
     ),
     "jobs_oldest_claimable_age_seconds": Described(
         "gauge",
@@ -47,6 +50,12 @@ METRICS = {
         ("queue", "by", "reason"),
         "1 for a paused queue. `by`: the task whose breaker paused it, or person. `reason`: as the admin shows it.",
     ),
+    "jobs_queue_limit": Described(
+        "gauge",
+        ("queue", "limit"),
+        "Limits in force: max_running, max_depth, max_age_seconds, rate_limit, and rate_period_seconds with that.",
+    ),
+    "jobs_queue_full": Described("gauge", ("queue",), "1 while a queue with max_depth or max_age takes no more."),
     "jobs_running": Described("gauge", (), f"Running jobs. {CAPPED}"),
     "jobs_dead": Described("gauge", (), f"Jobs that wait in the dead-letter queue. {CAPPED}"),
     "jobs_leases_expired": Described(
@@ -111,6 +120,14 @@ class DatabaseCollector(Collector):
             "jobs_queue_pause_info",
             [((queue.name, queue.tripped_by or "person", queue.paused_reason), 1) for queue in queues if queue.paused],
         )
+        in_force = limits.in_force()
+        yield gauge("jobs_queue_limit", [((name, limit), value) for name, limit, value in limit_samples(in_force)])
+        full = [
+            ((queue.name,), int(limits.is_full(queue, in_force[queue.name])))
+            for queue in queues
+            if queue.name in in_force
+        ]
+        yield gauge("jobs_queue_full", full)
         yield gauge("jobs_running", [((), sum(queue.running for queue in queues))])
         yield gauge("jobs_dead", [((), sum(queue.dead for queue in queues))])
         yield gauge("jobs_leases_expired", [((), stats.expired_leases(now))])
@@ -160,6 +177,18 @@ class WorkerCollector(Collector):
         yield histogram("jobs_wait_seconds", waits)
         for name, read in self.extra_gauges.items():
             yield gauge(name, [((), read())])
+
+
+def limit_samples(in_force: Mapping[str, QueueLimits]) -> Iterator[tuple[str, str, float]]:
+    for name, found in sorted(in_force.items()):
+        values: dict[str, float | None] = {
+            "max_running": found.max_running,
+            "max_depth": found.max_depth,
+            "max_age_seconds": found.max_age.total_seconds() if found.max_age else None,
+            "rate_limit": found.rate_limit,
+            "rate_period_seconds": found.rate_period.total_seconds() if found.rate_limit else None,
+        }
+        yield from ((name, limit, value) for limit, value in values.items() if value is not None)
 
 
 def turned_away(jobs: Mapping[tuple[str, str], int]) -> Metric:

@@ -98,10 +98,15 @@ def encoded_value(value: Any, task_name: str, max_payload: int) -> str | None:
 
 def bound(function: Callable[..., Any], takes_context: bool, args: Any, kwargs: Any) -> inspect.BoundArguments:
     """Bind a payload to the task's signature, defaults applied. Raises: InvalidPayload naming the argument."""
+    wanted = signature(function, takes_context)
     try:
-        arguments = signature(function, takes_context).bind(*args, **kwargs)
+        arguments = wanted.bind(*args, **kwargs)
     except TypeError as error:
-        raise InvalidPayload(f"{function.__name__}: {error}") from None
+        # Python tells of what is missing first, though it may be there under another name.
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.parameters.values())
+        others = [] if takes_any else [repr(name) for name in kwargs if name not in wanted.parameters]
+        more = f"; there is no {others[0]}" if others and others[0] not in str(error) else ""
+        raise InvalidPayload(f"{function.__name__}: {error}{more}") from None
     arguments.apply_defaults()
     return arguments
 

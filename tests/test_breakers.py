@@ -61,6 +61,12 @@ def test_so_many_blameless_errors_in_a_row_trip_it_and_then_it_counts_anew():
     assert counted(Breaker(after=2), DOWN, DOWN, DOWN, DOWN) == [False, True, False, True]
 
 
+def test_such_errors_of_old_jobs_count_although_they_spend_attempts():
+    old = Failed(ErrorReport(message="the line is down"), retry_in=5, exception=tasks.LineDown())
+
+    assert counted(Breaker(errors=(tasks.LineDown,), after=2), old, old) == [False, True]
+
+
 def test_what_shows_that_the_other_side_works_starts_the_row_again():
     assert counted(Breaker(after=2), DOWN, Succeeded(), DOWN, DOWN) == [False, False, False, True]
 
@@ -132,6 +138,8 @@ def test_an_error_of_its_kind_spends_no_attempt_and_one_of_another_does():
     assert isinstance(held, Snoozed)
     assert held.error.message == "down"
     assert isinstance(judge(a_lease(), this, Options(), ValueError("no")), Failed)
+    yesterday = a_lease(enqueued_at=a_lease().claimed_at - timedelta(days=1))
+    assert isinstance(judge(yesterday, this, Options(), tasks.LineDown("down")), Failed)
     without = judge(a_lease(), callee("tests.tasks.add").task, Options(), tasks.LineDown("down"))
     assert isinstance(without, Failed)
 

@@ -100,6 +100,9 @@ WRONG = [
     ({"permanent_errors": [KeyError]}, "permanent_errors"),
     ({"permanent_errors": ("KeyError",)}, "permanent_errors"),
     ({"on_uncertain": "ignore"}, "on_uncertain"),
+    ({"transactional": "yes"}, "transactional must be True or False"),
+    ({"allow_secrets": ("tokn",)}, "allow_secrets names 'tokn'"),
+    ({"allow_secrets": ("tokn['x']",)}, "allow_secrets names 'tokn'"),
     ({"idempotency_key": "{"}, "idempotency_key"),
     ({"idempotency_key": "{c}"}, "'c'"),
     ({"idempotency_key": 7}, "idempotency_key"),
@@ -187,7 +190,7 @@ def test_run_after_that_is_no_moment_is_refused_by_name(moment):
 
 
 def test_negative_run_after_is_refused():
-    with pytest.raises(ImproperlyConfigured, match="delay"):
+    with pytest.raises(ImproperlyConfigured, match="run_after must be longer than 0"):
         tasks.add.using(run_after=timedelta(seconds=-1))
 
 

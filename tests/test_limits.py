@@ -13,6 +13,9 @@ from django.test.utils import CaptureQueriesContext
 
 from jobs import QueueFull, enqueue_many, limits, stats
 from jobs.exceptions import DuplicateJob
+from jobs.lifecycle import follow_settings, pause, resume
+from jobs.management.commands import runworker
+from jobs.metrics import DatabaseCollector
 from jobs.middleware import QueueFullMiddleware
 from jobs.models import Job, Queue
 from jobs.states import State
@@ -21,6 +24,7 @@ from jobs.tally import Tally
 from jobs.testing import run_jobs
 from jobs.worker.process import Reporter
 from tests import tasks
+from tests.commands.console import jobs
 from tests.test_schedules import due, enqueue_due
 from tests.threads import at_once
 
@@ -98,6 +102,74 @@ def test_what_is_due_later_and_other_queues_are_not_held_up(limit):
     tasks.add.using(queue_name="email").enqueue(1, 2)
 
     assert Job.objects.count() == 3
+
+
+def test_limits_in_force_and_what_is_full_are_seen_everywhere(limit, client, admin_user):
+    limit(max_depth=3, rate_limit=5, max_age=90)
+    fill()
+    Queue.objects.create(name="default", max_running=2)
+    said = "rate_limit 5 in 1 s, max_running 2, max_depth 3, max_age 90 s, when full reject"
+
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in DatabaseCollector().collect()
+        for sample in family.samples
+    }
+    assert samples["jobs_queue_limit", "default", "max_depth"] == 3
+    assert samples["jobs_queue_limit", "default", "max_running"] == 2
+    assert samples["jobs_queue_limit", "default", "rate_period_seconds"] == 1
+    assert samples["jobs_queue_limit", "default", "max_age_seconds"] == 90
+    assert samples["jobs_queue_full", "default"] == 1
+    assert f"{said} (full)" in jobs("status").out
+    [row] = jobs("status", "--json").json["queues"]
+    assert (row["limits"], row["is_full"]) == (said, True)
+    assert "Full queues, which take no more: default" in jobs("doctor").out
+    client.force_login(admin_user)
+    assert f"<strong>Full:</strong> {said}" in client.get("/admin/jobs/queue/").content.decode()
+    page = client.get(f"/admin/jobs/queue/{Queue.objects.get().pk}/change/").content.decode()
+    assert said in page
+
+
+def test_a_queue_without_limits_has_none_to_show():
+    fill(1)
+
+    assert [row["limits"] for row in jobs("status", "--json").json["queues"]] == [""]
+    assert limits.in_force() == {}
+
+
+def test_the_settings_may_pause_a_queue_until_a_person_says_otherwise(limit, monkeypatch):
+    monkeypatch.setattr(runworker.connections, "close_all", lambda: None)  # this test needs its own
+    limit(paused=True)
+    runworker.check([])  # before any process of the tree begins
+    queue = Queue.objects.get()
+    assert (queue.name, queue.paused, queue.paused_reason) == ("default", True, "The settings pause it.")
+    fill(1)
+    assert not run_jobs()
+
+    resume("default")
+    follow_settings()  # a restart of a worker is no reason to pause it again
+    assert run_jobs() == 1
+
+    limit()
+    follow_settings()
+    limit(paused=True)
+    follow_settings()
+    assert Queue.objects.get().paused
+
+    limit()
+    follow_settings()
+    assert not Queue.objects.get().paused
+
+
+def test_the_settings_leave_what_a_person_has_paused(limit):
+    limit(paused=True)
+    pause("default", reason="the printer is on fire")
+    follow_settings()
+    limit()
+    follow_settings()
+
+    queue = Queue.objects.get()
+    assert (queue.paused, queue.paused_reason) == (True, "the printer is on fire")
 
 
 def test_what_was_due_in_the_past_needs_room_too(limit):

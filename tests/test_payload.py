@@ -84,6 +84,25 @@ def test_the_context_is_not_an_argument_that_callers_may_give():
 
 
 @pytest.mark.django_db
+def test_a_misspelt_argument_is_told_beside_the_one_that_is_missing():
+    with pytest.raises(InvalidPayload, match="add: missing a required argument: 'a'; there is no 'aa'"):
+        tasks.add.enqueue(aa=1)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("task", "payloads", "said"),
+    [
+        (len, [{}], "enqueue_many takes a task, made by @task, not <built-in function len>"),
+        (tasks.add, None, "add: enqueue_many takes dicts of keyword arguments, not None"),
+    ],
+)
+def test_what_many_jobs_cannot_be_made_of_is_named(task, payloads, said):
+    with pytest.raises(TypeError, match=said):
+        enqueue_many(task, payloads)
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("name", ["a\x00b", "\ud800"])
 def test_a_name_that_the_database_cannot_hold_is_refused(name, django_assert_num_queries):
     with django_assert_num_queries(0), pytest.raises(InvalidPayload, match="the name"):

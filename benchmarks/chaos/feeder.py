@@ -4,6 +4,7 @@
 each KIND in place of every EVERY-th job.
 """
 
+import logging
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from .ledger import FED, UNSURE, note
 
 def main(rate: float, first: int, extras: dict[str, int]) -> None:
     django.setup()
+    # What it tells is in the ledger; a notification that could not be sent is part of the fault.
+    logging.getLogger("django.db.backends").setLevel(logging.CRITICAL)
     from django.db import Error, connection
 
     from . import tasks

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext_lazy as _
 
-from .. import lifecycle, stats
+from .. import lifecycle, limits, stats
 from ..models import Queue
 from .confirmation import ConfirmingAdmin, Operation
 from .job import lead_of_paused
@@ -37,15 +37,17 @@ class QueueList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         figures = {queue.name: queue for queue in stats.queues(timezone.now())}
+        in_force = limits.in_force()
         for queue in self.result_list:
             queue.figures = figures.get(queue.name, stats.QueueFigures(queue.name))
+            queue.in_force = in_force.get(queue.name)
 
 
 @admin.register(Queue)
 class QueueAdmin(ConfirmingAdmin):
-    list_display = ["name", "is_open", "paused_reason", "scheduled", "ready", "running", "dead", "oldest"]
-    fields = ["name", "is_open", "paused_reason", "paused_at", *LIMITS]
-    readonly_fields = ["name", "is_open", "paused_reason", "paused_at"]
+    list_display = ["name", "is_open", "paused_reason", "scheduled", "ready", "running", "dead", "oldest", "limits"]
+    fields = ["name", "is_open", "paused_reason", "paused_at", "in_force", *LIMITS]
+    readonly_fields = ["name", "is_open", "paused_reason", "paused_at", "in_force"]
     ordering = ["name"]
     actions = ["pause", "resume"]
     object_actions = {"pause": "pause", "resume": "resume"}
@@ -136,6 +138,17 @@ class QueueAdmin(ConfirmingAdmin):
     def dead(self, queue: Queue) -> str | SafeString:
         count = queue.figures.dead  # type: ignore[attr-defined]
         return format_html("<strong>{}</strong>", stats.at_least(count)) if count else "0"
+
+    @admin.display(description=_("limits"))
+    def limits(self, queue: Queue) -> str | SafeString:
+        found = queue.in_force  # type: ignore[attr-defined]
+        said = limits.described(found)
+        is_full = limits.is_full(queue.figures, found)  # type: ignore[attr-defined]
+        return format_html("<strong>{}</strong> {}", _("Full:"), said) if is_full else said or "-"
+
+    @admin.display(description=_("in force"))
+    def in_force(self, queue: Queue) -> str:
+        return limits.described(limits.in_force().get(queue.name)) or str(_("No limits."))
 
     @admin.display(description=_("oldest waits"))
     def oldest(self, queue: Queue) -> str:

@@ -14,6 +14,9 @@ class Queue(models.Model):
     paused = models.BooleanField(default=False, help_text=_("No worker claims from it; running jobs go on."))
     paused_reason = models.CharField(max_length=255, blank=True, default="", help_text=_("Shown in the admin."))
     paused_at = models.DateTimeField(null=True, blank=True)
+    settings_paused = models.BooleanField(
+        default=False, db_default=False, help_text=_("Whether the settings paused it when workers last began.")
+    )
     tripped_by = models.CharField(
         max_length=255, blank=True, default="", db_default="", help_text=_("The task whose breaker has paused it.")
     )

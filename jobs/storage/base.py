@@ -49,6 +49,8 @@ SOON = timedelta(seconds=0.1)
 # period, so they are kept for longer than the period that is known here.
 PRUNED_PER_LEASES, PRUNED_GRANTS = 500, 2_000
 KEPT_GRANTS = timedelta(hours=1)
+FORGOTTEN_GRANTS = timedelta(days=1)  # of a queue that has no limits any more
+MOST_QUEUES = 200  # looked at for such grants at once
 PROBED = 1000  # ready jobs of a queue, among which one of a certain task is looked for
 
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
@@ -189,6 +191,7 @@ class Pulse(NamedTuple):
     """What housekeeping needs to know at every beat.
 
     `next_due`, `next_tick`: from now until the next scheduled job, and until a schedule is due; None: never.
+    `promoted_keys`: the concurrency keys of the jobs that have become ready, each of which waits for a slot.
     """
 
     promoted: int
@@ -197,6 +200,7 @@ class Pulse(NamedTuple):
     has_blocked_jobs: bool
     next_due: timedelta | None
     next_tick: timedelta | None = None
+    promoted_keys: Sequence[str] = ()
 
 
 class ReadyQueue(NamedTuple):
@@ -807,27 +811,36 @@ class Storage:
 
     def promote(self, limit: int = 1000) -> int:
         """Make scheduled jobs ready that are due, and return how many."""
+        return self.promoted(limit)[0]
+
+    def promoted(self, limit: int) -> tuple[int, set[str]]:
+        """Do as `promote` does; return the concurrency keys too."""
         with self.atomic():
             moment = self.now()
             due = self.jobs.scheduled().filter(run_after__lte=moment).order_by("run_after", "pk")
-            ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
-            return self.jobs.scheduled().filter(pk__in=ids).update(state=State.READY, ready_at=moment) if ids else 0
+            rows = list(due.select_for_update(skip_locked=True).values_list("pk", "concurrency_key")[:limit])
+            ready = {"state": State.READY, "ready_at": moment}
+            count = self.jobs.scheduled().filter(pk__in=[pk for pk, _ in rows]).update(**ready) if rows else 0
+            return count, {key for _, key in rows} - {""}
 
     def pulse(self, limit: int = 1000) -> Pulse:
         """Promote, and say when to come back and whether there is something to reap."""
-        promoted = self.promote(limit)
+        promoted, keys = self.promoted(limit)
         moment = self.now()
         due = self.jobs.scheduled().order_by("run_after", "pk").values_list("run_after", flat=True).first()
         lost = self.jobs.running().filter(lease_expires_at__lt=moment)
         first_to_expire = self.never_started().filter(expires_at__isnull=False).order_by("expires_at", "pk")
         expires_at = first_to_expire.values_list("expires_at", flat=True).first()
         tick = self.rows(Schedule).filter(next_at__isnull=False).order_by("next_at").values_list("next_at", flat=True)
+        next_due, next_tick = (then - moment if then else None for then in (due, tick.first()))
         return Pulse(
             promoted,
             lost.exists(),
             bool(expires_at and expires_at < moment),
             self.jobs.blocked().exists(),
-            *(then - moment if then else None for then in (due, tick.first())),
+            next_due,
+            next_tick,
+            sorted(keys),
         )
 
     def never_started(self) -> Any:
@@ -870,6 +883,17 @@ class Storage:
         deleted = self.delete_jobs(old)
         past_the_old = not window or window[-1][3] > moment - min(keep.values())
         return deleted, None if past_the_old or len(window) < limit else window[-1][0]
+
+    def prune_grants(self, limit: int, limited: Collection[str]) -> int:
+        """Delete old grants of queues that are not `limited` any more; those of the others go with their claims."""
+        count, before = 0, self.now() - FORGOTTEN_GRANTS
+        for name in self.rows(Queue).exclude(name__in=limited).values_list("name", flat=True)[:MOST_QUEUES]:
+            old = self.rows(Grant).filter(queue_name=name, granted_at__lt=before).order_by("granted_at")
+            if ids := list(old.values_list("pk", flat=True)[: limit - count]):
+                count += self.rows(Grant).filter(pk__in=ids).delete()[0]
+            if count >= limit:
+                break
+        return count
 
     def prune_ticks(self, limit: int, older_than: timedelta) -> int:
         """Delete old times of schedules, but the last one of each."""

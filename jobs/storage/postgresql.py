@@ -326,7 +326,7 @@ UPDATE jobs_job AS job SET state = 'ready', ready_at = statement_timestamp() FRO
 # for the first index entry, not EXISTS: that would tempt the planner to read the whole table, because it expects many
 # rows. It sees the table as it was before: what is promoted now has been due, so the next one is what is due later.
 PULSE = f"""
-WITH promoted AS ({PROMOTE} RETURNING 1)
+WITH promoted AS ({PROMOTE} RETURNING job.concurrency_key)
 SELECT (SELECT count(*) FROM promoted),
     EXISTS (SELECT 1 FROM jobs_job WHERE state = 'running' AND lease_expires_at < statement_timestamp()),
     COALESCE((SELECT expires_at FROM jobs_job
@@ -336,7 +336,8 @@ SELECT (SELECT count(*) FROM promoted),
         ORDER BY concurrency_key, priority DESC, ready_at, id LIMIT 1) IS NOT NULL,
     (SELECT run_after FROM jobs_job WHERE state = 'scheduled' AND run_after > statement_timestamp()
      ORDER BY run_after, id LIMIT 1) - statement_timestamp(),
-    (SELECT next_at FROM jobs_schedule WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1) - statement_timestamp()
+    (SELECT next_at FROM jobs_schedule WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1) - statement_timestamp(),
+    (SELECT COALESCE(array_agg(DISTINCT concurrency_key), '{{}}') FROM promoted WHERE concurrency_key <> '')
 """
 
 

@@ -215,17 +215,17 @@ class SQLiteStorage(Storage):
         with self.atomic():
             moment = self.now()
             found = self.look(moment)
-            promoted = 0
+            promoted, keys = 0, set[str]()
             if found.next_due is not None and found.next_due <= timedelta():
-                promoted = self.promote(limit)
+                promoted, keys = self.promoted(limit)
                 found = self.look(moment)
-        return found._replace(promoted=promoted)
+        return found._replace(promoted=promoted, promoted_keys=sorted(keys))
 
     def look(self, moment: datetime) -> Pulse:
         """Return what a beat wants to know, with nothing promoted."""
         due, lost, expired, blocked, tick = self.execute(PULSE, {"now": stored(moment)}).fetchone()
-        until = [None if (then := loaded(found)) is None else then - moment for found in (due, tick)]
-        return Pulse(0, bool(lost), bool(expired), bool(blocked), *until)
+        next_due, next_tick = (None if (then := loaded(found)) is None else then - moment for found in (due, tick))
+        return Pulse(0, bool(lost), bool(expired), bool(blocked), next_due, next_tick)
 
     def execute(self, sql: str, arguments: dict[str, Any]) -> Any:
         """Run a statement on the driver's own connection: Django's cursor would rewrite its placeholders each time."""

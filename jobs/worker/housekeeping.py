@@ -14,7 +14,7 @@ from django.db import Error as DatabaseFailure
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q
 
-from .. import lifecycle, schedules
+from .. import lifecycle, limits, schedules
 from ..concurrency import let_in
 from ..conf import Options
 from ..models import Queue, Worker
@@ -178,6 +178,8 @@ class Housekeeping:
             self.reap()
         expired = lifecycle.expire() if pulse.has_expired_jobs else []
         self.settled(expired)
+        # Those first that are news: the others have their turn.
+        let_in(pulse.promoted_keys)
         if pulse.has_blocked_jobs or pulse.promoted:
             self.let_in()
         if not self.drain:
@@ -319,6 +321,8 @@ class Housekeeping:
         self.patience.again()
         records = self.store.prune_records(batch)
         ticks = self.store.prune_ticks(batch, KEPT_TICKS)
+        limited = [name for name, found in limits.in_force().items() if found.slows]
+        ticks += self.store.prune_grants(batch, limited)
         self.prune_batch = min(PRUNED_AT_ONCE, 2 * batch)
         deleted += records + ticks
         self.pruned_to = place or 0

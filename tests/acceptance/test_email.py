@@ -3,11 +3,13 @@
 import json
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urljoin
 from urllib.request import Request, urlopen
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from jobs import lifecycle
@@ -222,6 +224,26 @@ def test_a_wrong_configuration_holds_every_mail_until_somebody_resumes(site, mai
     eventually(both_sent, within=10)
     # The mail is sent a moment before its job's outcome is written.
     eventually(lambda: Job.objects.get(pk=held["job_id"]).attempts == 1)
+    assert not DeadLetter.objects.exists()
+
+
+def test_mail_goes_on_by_itself_once_a_wrong_configuration_is_mended(site, mail_worker, smtp_server, eventually):
+    smtp_server.answer("ada@example.com", "530 5.7.0 Authentication required")
+    mail_worker()
+    held = site.send("ada@example.com")
+    eventually(lambda: Queue.objects.filter(name="email", paused=True).exists(), within=10)
+    waiting = site.send("bob@example.com")
+
+    del smtp_server.answers["ada@example.com"]
+    # A minute passes.
+    Queue.objects.filter(name="email").update(probe_at=F("probe_at") - timedelta(minutes=1))
+
+    def both_sent():
+        hurry()
+        return the_state(held) == the_state(waiting) == "sent"
+
+    eventually(both_sent, within=15)
+    assert not Queue.objects.get(name="email").paused
     assert not DeadLetter.objects.exists()
 
 

@@ -38,7 +38,7 @@ def test_status_shows_every_queue_and_the_workers():
 
     ran = jobs("status")
 
-    assert ran.out.splitlines()[1].split() == ["default", "0", "1", "0", "0", "1", "2", "hours", "no"]
+    assert ran.out.splitlines()[1].split() == ["default", "0", "1", "0", "0", "1", "2", "hours", "no", "-"]
     assert "smtp says 535" in ran.out
     assert "No worker is alive" in ran.out
 
@@ -284,7 +284,7 @@ def test_doctor_names_each_finding_and_fails():
     by_name = {finding["name"]: finding for finding in ran.json}
     assert not by_name["workers"]["ok"]
     assert "runworker" in by_name["workers"]["message"]
-    assert ran.error == "1 of 8 checks failed: workers."
+    assert ran.error == "1 of 9 checks failed: workers."
 
 
 def test_doctor_says_what_the_database_said(monkeypatch):

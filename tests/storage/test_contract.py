@@ -13,7 +13,7 @@ from django.db import DatabaseError, DataError, OperationalError, connection, tr
 from django.db.models import F
 
 from jobs.leases import Lease
-from jobs.models import Attempt, DeadLetter, ErrorGroup, IdempotencyRecord, Job, Queue, Schedule
+from jobs.models import Attempt, DeadLetter, ErrorGroup, Grant, IdempotencyRecord, Job, Queue, Schedule
 from jobs.outcomes import (
     Buried,
     Cancelled,
@@ -1096,8 +1096,29 @@ def test_promote_works_in_bounded_batches_oldest_first(store):
     assert [store.promote(limit=5), store.promote(limit=5)] == [2, 0]
 
 
+def test_a_pulse_names_the_concurrency_keys_of_what_it_has_promoted(store):
+    for key in ("b", "a", "b", ""):
+        add(store, delay=timedelta(hours=1), concurrency_key=key)
+    add(store, delay=timedelta(hours=5), concurrency_key="later")
+    age(7200, "run_after")
+
+    pulse = store.pulse()
+
+    assert (pulse.promoted, list(pulse.promoted_keys)) == (4, ["a", "b"])
+
+
+def test_old_grants_of_queues_without_limits_are_pruned_in_bounded_batches(store):
+    store.list_queues(["free", "limited"])
+    for name, hours in (("free", 48), ("free", 72), ("free", 1), ("limited", 48)):
+        granted_at = store.now() - timedelta(hours=hours)
+        Grant.objects.create(queue_name=name, granted_at=granted_at, job_id=1, lease_token=1)
+
+    assert [store.prune_grants(1, ["limited"]) for _ in range(3)] == [1, 1, 0]
+    assert sorted(Grant.objects.values_list("queue_name", flat=True)) == ["free", "limited"]
+
+
 def test_a_pulse_promotes_and_says_when_the_next_job_is_due(store):
-    assert store.pulse() == (0, False, False, False, None, None)
+    assert store.pulse() == (0, False, False, False, None, None, [])
     add(store, delay=timedelta(hours=2))
     due = add(store, delay=timedelta(hours=1))
     age(7200, column="run_after", pk=due)

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, connections
 
-from jobs import conf, health
+from jobs import conf, health, lifecycle
 from jobs.logs import speak_where_nobody_listens
 from jobs.metrics import serve
 from jobs.models import Queue
@@ -90,6 +90,7 @@ def check(queues: list[str]) -> None:
         finding = health.migrations("jobs")
         if not finding.ok:
             raise CommandError(finding.message)
+        lifecycle.follow_settings()
         known = conf.queues()
         # What is left in a queue that the settings no longer name can still be run.
         left = set(storage().rows(Queue).filter(name__in=queues).values_list("name", flat=True)) if queues else set()
