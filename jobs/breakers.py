@@ -20,7 +20,7 @@ class Breaker:
     """When to pause a task's queue, and how soon to try whether it may go on.
 
     `errors`: exceptions that no job is to blame for; a job that raises one comes back later, with no attempt spent
-    within a day of its enqueue.
+    within a day of its first start.
     After `after` of them with no success between them the queue is paused, or once so many of the newest `window`
     attempts have failed as `ratio` says. Then a job is tried after `probe`, and after twice as long each time that it
     fails.

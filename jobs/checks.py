@@ -7,7 +7,9 @@ from django.conf import settings
 from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
-from . import conf
+from . import conf, payload, registry
+from .exceptions import InvalidPayload
+from .timing import Declaration
 
 
 def register() -> None:
@@ -28,30 +30,44 @@ def check_options(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> li
 
 
 def check_schedules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """W003: a schedule in the settings that names no task, or one that refuses its arguments."""
-    from .schedules import problem_with_call
-
-    if check_options():
-        return []
+    """W003: a schedule in the settings that names no task, or one whose arguments it does not take."""
     return [
         checks.Warning(f"The schedule {name!r} cannot work: {problem}", id="jobs.W003")
-        for name, declared in conf.options().schedules.items()
-        if (problem := problem_with_call(declared.task_path, dict(declared.kwargs)))
+        for options in own_options()
+        for name, declared in options.schedules.items()
+        if (problem := problem_of(declared))
     ]
+
+
+def own_options() -> list[conf.Options]:
+    """Return the options of the backend that are in force, if they are right: `check_options` speaks of the others."""
+    own = [params for params in getattr(settings, "TASKS", {}).values() if params.get("BACKEND") == conf.BACKEND]
+    return [] if not own or check_options() else [conf.options()]
+
+
+def problem_of(declared: Declaration) -> str:
+    """Say why a schedule cannot work. The task's own validator is not asked: it may need the database."""
+    task = registry.find(declared.task_path)
+    if task is None:
+        return f"There is no task {declared.task_path}."
+    try:
+        payload.bound(task.func, task.takes_context, (), declared.kwargs)
+    except InvalidPayload as error:
+        return str(error)
+    return ""
 
 
 def check_limits(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W004: limits of a queue into which nothing can be enqueued: its name is misspelt."""
     known = conf.queues()
-    if not known or check_options():
-        return []
     return [
         checks.Warning(
             f"OPTIONS['queues'] limits {name!r}, which no QUEUES name.{conf.nearest(name, dict.fromkeys(known))}",
             id="jobs.W004",
         )
-        for name in conf.options().queues
-        if name not in known
+        for options in own_options()
+        for name in options.queues
+        if known and name not in known
     ]
 
 

@@ -31,7 +31,7 @@ class QueueLimits:
     max_age: timedelta | None = None  # of the oldest ready job
     on_full: str = "reject"  # or "defer", or "shed": reject what has a lower priority than `shed_below`
     shed_below: int = 0
-    paused: bool = False  # until a person says otherwise
+    paused: bool | None = None  # when a worker tree begins; then a person's word counts
 
     @property
     def slows(self) -> bool:

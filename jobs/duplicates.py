@@ -1,12 +1,14 @@
 """Enqueue under a dedupe key: one job for a key, from its enqueue to its end; the task says what a second one means."""
 
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 
 from django.db.utils import OperationalError
 
 from .concurrency import let_in_after_commit
 from .exceptions import DuplicateJob
 from .lifecycle import end_condemned
+from .states import State
 from .storage import Holder, Inserted, Keys, NewJob, is_deadlock, storage
 
 # Each try ends because a job that held the key has just ended, or never was to run; nobody is that unlucky ten times.
@@ -39,10 +41,18 @@ def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
     raise DuplicateJob(key, None, UNSEEN)
 
 
-def held(keys: Sequence[str]) -> int:
-    """Return how many jobs with these keys would add nothing: somebody holds the key, or an earlier one of them."""
+def held(keys: Sequence[str], on_duplicate: str) -> int:
+    """Return how many jobs with these keys would make no more ready: somebody holds the key, or an earlier one of them.
+
+    One that waits for its time is made ready where it is replaced.
+    """
     wanted = set(keys)
-    return len(keys) - len(wanted) + len(storage().holders(wanted))
+    holders = storage().holders(wanted).values()
+    return (
+        len(keys)
+        - len(wanted)
+        + sum(on_duplicate != "replace" or holder.state != State.SCHEDULED for holder in holders)
+    )
 
 
 class Again(Exception):
@@ -52,8 +62,12 @@ class Again(Exception):
         self.condemned = set(condemned)
 
 
-def add_many_unless_held(template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str) -> list[Inserted]:
+def add_many_unless_held(
+    template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str, put_off: timedelta | None = None
+) -> list[Inserted]:
     """Do as `add_unless_held` does for each payload: of several with one key the first is added, the last replaces.
+
+    `put_off`: how much later they are to run, but for those that replace one that is ready: it has its place.
 
     Keys are taken in their order, so that two producers that wait for each other's rows get through; whoever has to
     begin again gives back what he has taken.
@@ -64,7 +78,7 @@ def add_many_unless_held(template: NewJob, texts: Sequence[str], keys: Keys, on_
         try:
             with storage().atomic():
                 end_condemned(condemned)
-                return tried(template, texts, keys, on_duplicate)
+                return tried(template, texts, keys, on_duplicate, put_off)
         except Again as again:
             condemned |= again.condemned
         except OperationalError as error:
@@ -73,10 +87,13 @@ def add_many_unless_held(template: NewJob, texts: Sequence[str], keys: Keys, on_
     raise DuplicateJob(keys.dedupe[0], None, UNSEEN)
 
 
-def tried(template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str) -> list[Inserted]:
+def tried(
+    template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str, put_off: timedelta | None
+) -> list[Inserted]:
     """Raises: Again; DuplicateJob."""
     store, locks = storage(), keys.dedupe
-    found = dict(enumerate(store.insert_many_unless_held(template, texts, keys)))
+    later = template._replace(delay=put_off) if put_off else template
+    found = dict(enumerate(store.insert_many_unless_held(later, texts, keys)))
     missing = sorted((place for place, row in found.items() if row is None), key=locks.__getitem__)
     holders = store.holders({locks[place] for place in missing})
     condemned = [key for key, holder in holders.items() if holder.is_condemned]
@@ -87,7 +104,8 @@ def tried(template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str)
     replaced: dict[str, Inserted | None] = {}
     for place in missing:
         key = locks[place]
-        job = keys.of(template, last[key])._replace(kwargs=texts[last[key]])
+        job = keys.of(template if holders[key].state == State.READY else later, last[key])
+        job = job._replace(kwargs=texts[last[key]])
         if on_duplicate == "replace" and key not in replaced:
             replaced[key] = store.replace(job)
             let_in_after_commit({holders[key].concurrency_key} - {job.concurrency_key})

@@ -119,7 +119,7 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     Raises: DuplicateJob, QueueFull.
     """
     if is_for_now(job):
-        held = functools.partial(duplicates.held, [job.dedupe_key]) if job.dedupe_key else int
+        held = functools.partial(duplicates.held, [job.dedupe_key], on_duplicate) if job.dedupe_key else int
         if later := limits.admit(job.queue_name, job.priority, held=held):
             job = job._replace(delay=later)
     store = storage()
@@ -185,16 +185,16 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         return [], []
     # Each kind is made of one template, so that all have it or none.
     keys = Keys(*(kind if kind[0] else () for kind in zip(*found_keys, strict=True)))
+    later = None
     if is_for_now(template):
-        held = functools.partial(duplicates.held, keys.dedupe) if keys.dedupe else int
-        if later := limits.admit(template.queue_name, template.priority, len(texts), held):
-            template = template._replace(delay=later)
+        held = functools.partial(duplicates.held, keys.dedupe, task.on_duplicate) if keys.dedupe else int
+        later = limits.admit(template.queue_name, template.priority, len(texts), held)
     # Who is told of a duplicate may go on with the caller's transaction.
     with transaction.atomic(using=store.alias, savepoint=bool(keys.dedupe)):
         if keys.dedupe:
-            added = duplicates.add_many_unless_held(template, texts, keys, task.on_duplicate)
+            added = duplicates.add_many_unless_held(template, texts, keys, task.on_duplicate, later)
         else:
-            added = store.insert_many(template, texts, keys)
+            added = store.insert_many(template._replace(delay=later) if later else template, texts, keys)
         let_in_after_commit(keys.concurrency)
         # All are alike, but for what was there before.
         news = [row for row in (added if keys.dedupe else added[:1]) if is_news(row, task.on_duplicate)]

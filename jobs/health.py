@@ -111,8 +111,7 @@ def paused() -> Finding:
 
 
 def full() -> Finding:
-    in_force = limits.in_force()
-    found = [queue.name for queue in stats.queues(storage().now()) if limits.is_full(queue, in_force.get(queue.name))]
+    found = [name for name, limit in sorted(limits.in_force().items()) if limits.is_full(name, limit)]
     if found:
         message = (
             f"Full queues, which take no more: {', '.join(found)}. Start more workers for them, or raise the limit."

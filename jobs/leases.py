@@ -74,11 +74,12 @@ class Lease(NamedTuple):
     last_started_at: datetime | None
     claimed_at: datetime
     claimed_monotonic: float
+    is_probe: bool = False  # of a queue that a breaker has paused
 
     @classmethod
     def of(cls, row: Iterable[Any], claimed_at: datetime, claimed_monotonic: float) -> Self:
         """Return the lease that a row of the `CLAIMED` columns is."""
-        return cls._make((*row, claimed_at, claimed_monotonic))
+        return cls._make((*row, claimed_at, claimed_monotonic, False))
 
     @property
     def key(self) -> tuple[int, int]:

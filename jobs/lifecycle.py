@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from django.db import IntegrityError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from . import conf, registry, signals
 from .breakers import LONGEST_PROBE
@@ -20,6 +20,7 @@ from .exceptions import TimedOut
 from .idempotency import is_alive
 from .leases import Lease, Remains
 from .models import DeadLetter, IdempotencyRecord, Job, Queue
+from .models.queue import BY_SETTINGS
 from .outcomes import Interrupted, Lost, Outcome, Released, Settlement
 from .states import ENDED, WAITING, Reason, RecordState, State
 from .storage import ANY_QUEUE, storage
@@ -30,7 +31,6 @@ log = logging.getLogger("jobs")
 
 BATCH = 200
 CANCEL_TRIES = 5
-BY_SETTINGS = "The settings pause it."
 # Of a queue from which workers may claim.
 OPEN = {
     "paused": False,
@@ -310,21 +310,23 @@ def resume(queue_name: str) -> None:
 
 
 def follow_settings() -> None:
-    """Pause and resume queues of which the settings say something else than when workers last began.
+    """Pause queues of which the settings say so now and did not when workers last began, and resume likewise.
 
-    In between, a person's word counts.
+    In between, a person's word counts. What the settings say nothing of stays as it is: another tree may have others.
     """
     store = storage()
     rows = store.rows(Queue)
-    wanted = {name for name, limits in conf.options().queues.items() if limits.paused}
+    said = {name: limits.paused for name, limits in conf.options().queues.items()}
+    wanted, free = ({name for name, paused in said.items() if paused is word} for word in (True, False))
     with store.atomic():
         store.list_queues(wanted)
         new = rows.filter(name__in=wanted, settings_paused=False)
-        new.filter(paused=False).update(paused=True, paused_reason=BY_SETTINGS, paused_at=store.now())
+        # One that a breaker has paused would go on by itself.
+        going = new.filter(Q(paused=False) | ~Q(tripped_by=""))
+        going.update(**OPEN | {"paused": True, "paused_reason": BY_SETTINGS, "paused_at": store.now()})
         new.update(settings_paused=True)
-        old = rows.filter(settings_paused=True).exclude(name__in=wanted)
-        resumed = old.filter(paused=True, paused_reason=BY_SETTINGS).update(**OPEN)
-        old.update(settings_paused=False)
+        resumed = rows.filter(name__in=free, paused=True, paused_reason=BY_SETTINGS).update(**OPEN)
+        rows.filter(settings_paused=True).exclude(name__in=wanted).update(settings_paused=False)
     if resumed:
         wake(ANY_QUEUE)
 

@@ -79,13 +79,11 @@ class Door:
 
     def read_rows(self) -> None:
         before, self.rows_read_at = self.rows_read_at, time.monotonic()  # others need not read them too
-        defaults = conf.options().queues
         try:
-            rows = list(storage().rows(Queue).filter(WRITTEN))
+            self.rows = written()
         except BaseException:
             self.rows_read_at = before
             raise
-        self.rows = {row.name: written_over(defaults.get(row.name, QueueLimits()), row) for row in rows}
 
     def gauge(self, queue_name: str, limits: QueueLimits, more: int) -> Gauge:
         now = time.monotonic()
@@ -160,6 +158,7 @@ class Door:
 
     def forget(self) -> None:
         self.gauges.clear()
+        self.rows.clear()
         self.rows_read_at = float("-inf")
 
 
@@ -169,10 +168,22 @@ def written_over(limits: QueueLimits, row: Queue) -> QueueLimits:
     return replace(limits, **{name: value for name, value in written.items() if value not in (None, "")})
 
 
+def written() -> dict[str, QueueLimits]:
+    """Return the limits of the queues in whose rows a person has written any, and what the settings say beside."""
+    defaults = conf.options().queues
+    # No more columns than these: web processes of new code may run before the migrations do.
+    rows = storage().rows(Queue).filter(WRITTEN).only("name", *OVERRIDES)
+    return {row.name: written_over(defaults.get(row.name, QueueLimits()), row) for row in rows}
+
+
 def in_force() -> dict[str, QueueLimits]:
     """Return the limits of all queues that have any, as they are in the settings and in the database now."""
-    door.read_rows()
-    return {**conf.options().queues, **door.rows}
+    return {**conf.options().queues, **written()}
+
+
+def slowed() -> list[str]:
+    """Return the names of the queues from which workers may claim only so much."""
+    return [name for name, limits in in_force().items() if limits.slows]
 
 
 def described(limits: QueueLimits | None) -> str:
@@ -190,12 +201,12 @@ def described(limits: QueueLimits | None) -> str:
     return ", ".join(said)
 
 
-def is_full(queue: stats.QueueFigures, limits: QueueLimits | None) -> bool:
-    """Say whether a queue takes no more, by these figures: they count no further than `MAX_COUNTED`."""
-    if limits is None:
+def is_full(queue_name: str, limits: QueueLimits | None) -> bool:
+    """Say whether a queue takes no more at this moment, as whoever enqueues finds it."""
+    if limits is None or (limits.max_depth is None and limits.max_age is None):
         return False
-    too_deep = limits.max_depth is not None and queue.ready >= min(limits.max_depth, stats.MAX_COUNTED)
-    return too_deep or (limits.max_age is not None and (queue.oldest or timedelta()) > limits.max_age)
+    depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
+    return Gauge(depth, oldest.total_seconds(), time.monotonic()).excess(limits)
 
 
 def in_test_case() -> bool:

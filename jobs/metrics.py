@@ -48,7 +48,8 @@ METRICS = {
     "jobs_queue_pause_info": Described(
         "gauge",
         ("queue", "by", "reason"),
-        "1 for a paused queue. `by`: the task whose breaker paused it, or person. `reason`: as the admin shows it.",
+        "1 for a paused queue. `by`: the task whose breaker paused it, settings, or person. "
+        "`reason`: as the admin shows it.",
     ),
     "jobs_queue_limit": Described(
         "gauge",
@@ -118,12 +119,12 @@ class DatabaseCollector(Collector):
         yield gauge("jobs_queue_paused", [((queue.name,), int(queue.paused)) for queue in queues])
         yield gauge(
             "jobs_queue_pause_info",
-            [((queue.name, queue.tripped_by or "person", queue.paused_reason), 1) for queue in queues if queue.paused],
+            [((queue.name, queue.paused_by, queue.paused_reason), 1) for queue in queues if queue.paused],
         )
         in_force = limits.in_force()
         yield gauge("jobs_queue_limit", [((name, limit), value) for name, limit, value in limit_samples(in_force)])
         full = [
-            ((queue.name,), int(limits.is_full(queue, in_force[queue.name])))
+            ((queue.name,), int(limits.is_full(queue.name, in_force[queue.name])))
             for queue in queues
             if queue.name in in_force
         ]

@@ -1,6 +1,7 @@
 """How an attempt ended, as a value: the runner returns one, `lifecycle` turns it into columns, storage writes them."""
 
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -36,10 +37,26 @@ class Redacted(Exception):
 
 
 def loggable(error: BaseException) -> BaseException:
-    """Return what a log or a receiver may print of an exception: itself, or a `Redacted`."""
-    text = traceback_of(error)
-    found = redacted_text(text)
-    return error if found == text else Redacted(found)
+    """Return what a log or a receiver may print of an exception: itself, or a `Redacted`.
+
+    What it says decides, and what its causes say; in a line of code, as a traceback quotes it, a name is no secret.
+    """
+    said = "\n".join(all_said_by(error))
+    return error if redacted_text(said) == said else Redacted(redacted_text(traceback_of(error)))
+
+
+def all_said_by(error: BaseException) -> Iterator[str]:
+    """Return what an exception says, its notes, and what led to it or is in its group."""
+    seen, todo = set(), [error]
+    while todo:
+        each = todo.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield said_by(each)
+        yield from (str(note) for note in getattr(each, "__notes__", ()))
+        more = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        todo += [other for other in more if isinstance(other, BaseException)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,10 +51,11 @@ def sync(wanted: Mapping[str, Declaration]) -> bool:
     changed = False
     for declaration in wanted.values():
         try:
+            refuse_secrets(declaration)  # not under a lock: it may have to load the task
             with store.atomic():
                 store.limit_lock_waits()
                 changed = follow(declaration) or changed
-        except InvalidPayload as error:
+        except (InvalidPayload, ImproperlyConfigured) as error:
             log.error("schedule not declared", extra={"schedule": declaration.name, "problem": str(error)})
         except IntegrityError:
             log.info("another worker declares it too", extra={"schedule": declaration.name})
@@ -75,7 +76,6 @@ def follow(declaration: Declaration) -> bool:
         log.warning("a person's schedule has the name of a declared one", extra={"schedule": row.name})
         return False
     written = {name: getattr(declaration, name) for name in ("task_path", *WRITTEN)}
-    refuse_secrets(declaration)
     changed = {name for name, value in written.items() if getattr(row, name) != value}
     if row.declared and not row.problem and not changed and not is_ahead(row):
         return False
@@ -91,8 +91,11 @@ def follow(declaration: Declaration) -> bool:
 
 def refuse_secrets(declaration: Declaration) -> None:
     """Raises: InvalidPayload where a job of it would be refused: its row is no better place for a secret."""
-    if task := registry.find(declaration.task_path):
-        guard_secrets(task, (), declaration.kwargs, conf.options(task.backend))
+    if not declaration.kwargs or (task := registry.find(declaration.task_path)) is None:
+        return
+    # A task of another backend is none of ours to guard.
+    if hasattr(task, "allow_secrets") and (options := getattr(task.get_backend(), "jobs_options", None)):
+        guard_secrets(task, (), declaration.kwargs, options)
 
 
 def is_ahead(schedule: Schedule) -> bool:

@@ -148,6 +148,7 @@ class QueueFigures:
     paused: bool = False
     paused_reason: str = ""
     tripped_by: str = ""
+    paused_by: str = ""
     scheduled: int = 0
     ready: int = 0
     blocked: int = 0
@@ -173,7 +174,9 @@ def queues(now: datetime) -> list[QueueFigures]:
         return figures.setdefault(name, QueueFigures(name))
 
     for queue in Queue.objects.order_by("name")[:MAX_QUEUES]:
-        figures[queue.name] = QueueFigures(queue.name, queue.paused, queue.paused_reason, queue.tripped_by)
+        figures[queue.name] = QueueFigures(
+            queue.name, queue.paused, queue.paused_reason, queue.tripped_by, queue.paused_by
+        )
     for name, ready in rows(READY_COUNTS):
         of(name).ready = ready
     for name, blocked in rows(BLOCKED_COUNTS):

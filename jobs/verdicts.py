@@ -34,7 +34,12 @@ log = logging.getLogger("jobs")
 HELD_SECONDS = 1.0, 60.0
 # How soon a job comes back that is not to blame for its error: after a tenth of its age, within these bounds.
 BLAMELESS_SECONDS = 10.0, 300.0
-BLAMELESS_FOR_SECONDS = 86_400.0  # after its enqueue; then it spends attempts as for any other error
+BLAMELESS_FOR_SECONDS = 86_400.0  # after its first start; then it spends attempts as for any other error
+
+
+def age_of(lease: Lease) -> float:
+    """Return the seconds since the first start of a job."""
+    return (lease.claimed_at - (lease.started_at or lease.claimed_at)).total_seconds()
 
 
 def judge(lease: Lease, task: Any, options: Options, error: BaseException, cancel_requested: bool = False) -> Outcome:
@@ -55,10 +60,11 @@ def judge(lease: Lease, task: Any, options: Options, error: BaseException, cance
         case _ if (
             (breaker := getattr(task, "breaker", None))
             and isinstance(error, breaker.errors)
-            # One job that fails so while others do well is to blame after all.
-            and (age := (lease.claimed_at - lease.enqueued_at).total_seconds()) < BLAMELESS_FOR_SECONDS
+            # One job that fails so for long, while its queue is open because others do well, is to blame after all.
+            and (lease.is_probe or age_of(lease) < BLAMELESS_FOR_SECONDS)
         ):
             shortest, longest = BLAMELESS_SECONDS
+            age = (lease.claimed_at - lease.enqueued_at).total_seconds()
             log.warning(
                 "attempt failed, not the job's fault", extra=lease.log_fields() | {"error": report.message[:200]}
             )

@@ -85,7 +85,11 @@ def check_configuration(view: "WebhookView") -> None:
 
 
 def check_secrets(name: str, secrets: Any) -> None:
-    if isinstance(secrets, str | bytes) or not all(isinstance(secret, str) for secret in secrets):
+    if (
+        not isinstance(secrets, Sequence)
+        or isinstance(secrets, str | bytes)
+        or not all(isinstance(secret, str) for secret in secrets)
+    ):
         raise ImproperlyConfigured(f"{name} takes as secrets a list of text")
     if any(len(secret) < SHORTEST_SECRET for secret in secrets):
         raise ImproperlyConfigured(f"{name} takes secrets of at least {SHORTEST_SECRET} characters")
@@ -155,6 +159,9 @@ class WebhookView(View):
         except QueueFull as full:
             response = JsonResponse({"error": "too much waits; try again later"}, status=503)
             response["Retry-After"] = str(max(1, round(full.retry_after)))
+        except Exception:
+            answers.count(self.source, 500)
+            raise
         answers.count(self.source, response.status_code)
         return response
 
@@ -236,6 +243,8 @@ class WebhookView(View):
 
     def check_holder(self, held: DuplicateJob) -> None:
         """Raises: ImproperlyConfigured unless the event has a job of this task: it would be lost with a good answer."""
+        if held.job_id is None:
+            raise held  # nobody knows whose it is, or whether it will be there
         if not storage().jobs.filter(pk=held.job_id, task_path=self.task.module_path).exists():
             raise ImproperlyConfigured(
                 f"{type(self).__name__}: an event of source {self.source!r} is held {held.held}. "

@@ -138,8 +138,9 @@ def test_an_error_of_its_kind_spends_no_attempt_and_one_of_another_does():
     assert isinstance(held, Snoozed)
     assert held.error.message == "down"
     assert isinstance(judge(a_lease(), this, Options(), ValueError("no")), Failed)
-    yesterday = a_lease(enqueued_at=a_lease().claimed_at - timedelta(days=1))
+    yesterday = a_lease(started_at=a_lease().claimed_at - timedelta(days=1))
     assert isinstance(judge(yesterday, this, Options(), tasks.LineDown("down")), Failed)
+    assert isinstance(judge(yesterday._replace(is_probe=True), this, Options(), tasks.LineDown("down")), Snoozed)
     without = judge(a_lease(), callee("tests.tasks.add").task, Options(), tasks.LineDown("down"))
     assert isinstance(without, Failed)
 

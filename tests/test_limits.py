@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from jobs import QueueFull, enqueue_many, limits, stats
 from jobs.exceptions import DuplicateJob
-from jobs.lifecycle import follow_settings, pause, resume
+from jobs.lifecycle import follow_settings, pause, resume, trip
 from jobs.management.commands import runworker
 from jobs.metrics import DatabaseCollector
 from jobs.middleware import QueueFullMiddleware
@@ -27,6 +27,7 @@ from tests import tasks
 from tests.commands.console import jobs
 from tests.test_schedules import due, enqueue_due
 from tests.threads import at_once
+from tests.worker.test_housekeeping import keeper
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
@@ -157,15 +158,37 @@ def test_the_settings_may_pause_a_queue_until_a_person_says_otherwise(limit, mon
     assert Queue.objects.get().paused
 
     limit()
+    follow_settings()  # a tree that knows nothing of it
+    assert Queue.objects.get().paused
+
+    limit(paused=False)
     follow_settings()
     assert not Queue.objects.get().paused
+
+
+def test_a_queue_that_a_breaker_has_paused_does_not_go_on_by_itself_when_the_settings_pause_it(limit):
+    trip("default", task_path="tests.tasks.call_out", reason="535", probe=MINUTE)
+    limit(paused=True)
+
+    follow_settings()
+
+    queue = Queue.objects.get()
+    assert (queue.paused, queue.tripped_by, queue.probe_at, queue.paused_by) == (True, "", None, "settings")
+
+
+def test_housekeeping_follows_the_settings_where_the_database_was_away_at_the_start(limit):
+    limit(paused=True)
+
+    keeper().tick()
+
+    assert Queue.objects.get().paused
 
 
 def test_the_settings_leave_what_a_person_has_paused(limit):
     limit(paused=True)
     pause("default", reason="the printer is on fire")
     follow_settings()
-    limit()
+    limit(paused=False)
     follow_settings()
 
     queue = Queue.objects.get()
@@ -206,6 +229,39 @@ def test_a_job_that_is_replaced_again_and_again_is_not_put_off_by_a_full_queue(l
 
     job = Job.objects.get()
     assert (job.state, job.args) == (State.READY, [1, 3])
+
+
+def test_what_a_replacement_makes_ready_needs_room(limit):
+    keyed = tasks.add.using(dedupe_key="{a}", on_duplicate="replace")
+    keyed.using(run_after=MINUTE).enqueue(1, 2)
+    limit(max_depth=1)
+    fill(1)
+
+    with pytest.raises(QueueFull):
+        keyed.enqueue(1, 3)
+    with pytest.raises(QueueFull):
+        enqueue_many(keyed, [{"a": 1, "b": 3}])
+
+    assert Job.objects.get(dedupe_key="1").args == [1, 2]
+
+
+def test_of_many_that_are_put_off_those_that_are_ready_keep_their_place(limit):
+    keyed = tasks.add.using(dedupe_key="{a}", on_duplicate="replace")
+    enqueue_many(keyed, [{"a": n, "b": 0} for n in range(3)])
+    limit(max_depth=3, on_full="defer")
+
+    enqueue_many(keyed, [{"a": n, "b": 1} for n in range(4)])
+
+    found = {job.kwargs["a"]: (job.kwargs["b"], job.state) for job in Job.objects.all()}
+    assert found == {0: (1, "ready"), 1: (1, "ready"), 2: (1, "ready"), 3: (1, "scheduled")}
+
+
+def test_limits_are_read_by_no_more_columns_than_they_need(limit):
+    """Web processes of new code may run before the migrations do."""
+    with CaptureQueriesContext(connection) as queries:
+        limits.door.read_rows()
+
+    assert "settings_paused" not in queries[0]["sql"]
 
 
 def test_many_at_once_go_by_a_fresh_look(limit, monkeypatch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, OperationalError, connection, transaction
 
 from jobs import schedules, stats, task
+from jobs.compat import ROOT
 from jobs.decorator import DECLARED
 from jobs.models import Job, Schedule, Tick
 from jobs.models.schedule import NOT_DECLARED
@@ -386,6 +388,18 @@ def test_a_secret_in_a_declared_schedule_reaches_no_row(declared, caplog):
 
     assert [row.name for row in Schedule.objects.all()] == ["b"]
     assert "schedule not declared" in caplog.text
+
+
+def test_a_declared_schedule_of_another_backend_s_task_is_followed(declared, settings):
+    settings.TASKS = settings.TASKS | {"other": {"BACKEND": f"{ROOT}.backends.immediate.ImmediateBackend"}}
+    plain = import_module(ROOT).task(backend="other")(tasks.add.func)  # without our options
+    declared("a", {"every": 60, "kwargs": {"a": 1, "b": 2}})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.schedules.registry.find", lambda path: plain)
+        sync()
+
+    assert Schedule.objects.get().name == "a"
 
 
 def test_what_is_due_stays_due_when_something_else_changes(declared):

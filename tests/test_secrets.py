@@ -14,7 +14,7 @@ from jobs.compat import task_finished
 from jobs.conf import Options
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job
-from jobs.outcomes import ErrorReport, loggable
+from jobs.outcomes import ErrorReport, Redacted, loggable
 from jobs.payload import encoded_value
 from jobs.testing import run_jobs
 from tests import tasks
@@ -409,9 +409,24 @@ def test_what_logs_and_receivers_print_of_an_exception_has_no_secret_in_it(caplo
 
 
 def test_an_exception_without_a_secret_is_logged_as_it_is():
-    error = ValueError("no way to postgres://db/app")
+    def connect(password):
+        raise ValueError("no way to postgres://db/app")
 
-    assert loggable(error) is error
+    with pytest.raises(ValueError, match="no way") as raised:
+        connect(password=str(7))  # a line that the traceback quotes
+
+    assert loggable(raised.value) is raised.value
+
+
+def test_a_secret_in_a_cause_a_note_or_a_group_is_found_too():
+    secret = ConnectionError("no way to postgres://app:hunter2@db/app")
+    caused, noted = ValueError("no"), ValueError("no")
+    caused.__cause__ = secret
+    noted.add_note(str(secret))
+
+    for error in (caused, noted, ExceptionGroup("two", [ValueError("no"), secret])):
+        assert isinstance(loggable(error), Redacted)
+        assert "hunter2" not in str(loggable(error))
 
 
 @pytest.mark.django_db

@@ -160,8 +160,11 @@ def test_answers_are_counted_by_source_and_status():
     post(secret=FOREIGN)
     post(EVENT | {"type": "opened"})
 
+    with pytest.raises(ImproperlyConfigured):
+        post(view=type("Wrong", (Events,), {"arguments": lambda self, event: [7]}))
+
     found = Counter(answers.counts()) - before
-    assert found == {("mailer", 202): 1, ("mailer", 401): 1, ("mailer", 204): 1}
+    assert found == {("mailer", 202): 1, ("mailer", 401): 1, ("mailer", 204): 1, ("mailer", 500): 1}
     families = {family.name: family for family in DatabaseCollector().collect()}
     assert {"source", "status", "process"} == set(families["jobs_webhooks"].samples[0].labels)
 

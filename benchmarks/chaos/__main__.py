@@ -53,7 +53,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", metavar="FILE", help="write the verdicts for machines; -: to stdout, and no table")
     add("--logs", metavar="DIRECTORY", help="keep what the workers said of runs that broke the promise")
     found = parser.parse_args(given)
+    if found.list:
+        return found
     # Not only when all is over.
+    if found.json and Path(found.json).is_dir():
+        parser.error(f"{found.json} is a directory")
     for path in filter(None, (found.logs, found.json if found.json != "-" else None)):
         directory = Path(path) if path == found.logs else Path(path).parent
         try:

@@ -143,7 +143,7 @@ class QueueAdmin(ConfirmingAdmin):
     def limits(self, queue: Queue) -> str | SafeString:
         found = queue.in_force  # type: ignore[attr-defined]
         said = limits.described(found)
-        is_full = limits.is_full(queue.figures, found)  # type: ignore[attr-defined]
+        is_full = limits.is_full(queue.name, found)
         return format_html("<strong>{}</strong> {}", _("Full:"), said) if is_full else said or "-"
 
     @admin.display(description=_("in force"))

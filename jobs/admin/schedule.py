@@ -197,9 +197,10 @@ class ScheduleAdmin(ConfirmingAdmin):
 
     @admin.display(description=_("state"))
     def state(self, schedule: Schedule) -> SafeString:
-        if schedule.problem:
+        if schedule.state == "broken":
             return badge("✗", now("disabled itself"), "dead")
-        return badge("▶", now("enabled"), "succeeded") if schedule.enabled else badge("‖", now("disabled"), "cancelled")
+        on = schedule.state == "enabled"
+        return badge("▶", now("enabled"), "succeeded") if on else badge("‖", now("disabled"), "cancelled")
 
     @admin.display(description=_("next"))
     def next(self, schedule: Schedule) -> str:

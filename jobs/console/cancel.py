@@ -16,8 +16,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(given: dict[str, Any], printer: Printer) -> None:
+    running = list(Job.objects.running().filter(pk__in=given["ids"]).values_list("pk", flat=True))
     report = lifecycle.cancel(dict.fromkeys(given["ids"]))
-    running = Job.objects.running().filter(pk__in=report.done).values_list("pk", flat=True)
+    running = [pk for pk in running if pk in report.done]
     printer.report(report, verb="Cancelled", what="job", otherwise=running)
     for job_id in running if not printer.as_json else ():
         printer.line(f"Job {job_id} is running: it was asked to stop and ends when its task agrees.")

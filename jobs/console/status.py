@@ -38,12 +38,12 @@ def run(given: dict[str, Any], printer: Printer) -> None:
 
 
 def said_of(queue: stats.QueueFigures, found: QueueLimits | None) -> str:
-    return f"{limits.described(found)}{' (full)' if limits.is_full(queue, found) else ''}"
+    return f"{limits.described(found)}{' (full)' if limits.is_full(queue.name, found) else ''}"
 
 
 def as_json(queue: stats.QueueFigures, found: QueueLimits | None) -> dict[str, Any]:
     oldest = queue.oldest.total_seconds() if queue.oldest is not None else None
     values = asdict(queue)
     del values["oldest"]
-    is_full = limits.is_full(queue, found)
+    is_full = limits.is_full(queue.name, found)
     return values | {"oldest_seconds": oldest, "limits": limits.described(found), "is_full": is_full}

@@ -8,6 +8,8 @@ from django.utils.translation import gettext_lazy as _
 
 from ..states import OnFull
 
+BY_SETTINGS = "The settings pause it."  # as a reason
+
 
 class Queue(models.Model):
     name = models.CharField(max_length=100, unique=True)
@@ -73,6 +75,13 @@ class Queue(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def paused_by(self) -> str:
+        """Say who paused it: the task whose breaker did, the settings, or a person; nobody if it is not paused."""
+        if not self.paused:
+            return ""
+        return self.tripped_by or ("settings" if self.paused_reason == BY_SETTINGS else "person")
 
 
 class Grant(models.Model):

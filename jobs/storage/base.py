@@ -376,7 +376,8 @@ class Storage:
                 return None
             new = self.job_from(row, self.now())
             changes = {name: getattr(new, name) for name in REPLACED}
-            changes["ready_at"] = old.ready_at if old.state == State.READY and new.ready_at else new.ready_at
+            stays = old.state == State.READY and (new.concurrency_key or not old.blocked)
+            changes["ready_at"] = old.ready_at if stays and new.ready_at else new.ready_at
             # What the old payload has used up is not the new one's.
             changes |= {"forgiven_attempts": old.attempts, "crashes": 0, "held_since": None}
             # What is not due gives its slot up, and another key has other slots.
@@ -496,7 +497,7 @@ class Storage:
             leases = self.lease_rows(list(free.values_list("pk", flat=True)[:1]), worker_id, lease)
             self.note_grants(claim, leases, moment)
             self.rows(Queue).filter(pk=queue.pk).update(probe_at=moment + queue.probe_every)
-            return Probe(queue.tripped_by, leases)
+            return Probe(queue.tripped_by, [each._replace(is_probe=True) for each in leases])
 
     def allowed(self, claim: Claim, moment: datetime) -> tuple[int, timedelta]:
         """Return how many jobs a limited queue may start now and, if none, how long to wait."""
@@ -887,7 +888,8 @@ class Storage:
     def prune_grants(self, limit: int, limited: Collection[str]) -> int:
         """Delete old grants of queues that are not `limited` any more; those of the others go with their claims."""
         count, before = 0, self.now() - FORGOTTEN_GRANTS
-        for name in self.rows(Queue).exclude(name__in=limited).values_list("name", flat=True)[:MOST_QUEUES]:
+        queues = self.rows(Queue).exclude(name__in=limited).order_by("?")
+        for name in queues.values_list("name", flat=True)[:MOST_QUEUES]:
             old = self.rows(Grant).filter(queue_name=name, granted_at__lt=before).order_by("granted_at")
             if ids := list(old.values_list("pk", flat=True)[: limit - count]):
                 count += self.rows(Grant).filter(pk__in=ids).delete()[0]

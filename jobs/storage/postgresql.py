@@ -153,7 +153,8 @@ UPDATE jobs_job SET args = %(args)s::jsonb, kwargs = %(kwargs)s::jsonb, schema_v
     forgiven_attempts = attempts, crashes = 0, held_since = NULL,
     expires_at = {BY_TIME["expires_at"]},
     ready_at = CASE WHEN {DUE} > statement_timestamp() THEN NULL
-        WHEN state = 'ready' THEN ready_at ELSE statement_timestamp() END,
+        WHEN state = 'ready' AND (%(concurrency_key)s <> '' OR NOT blocked) THEN ready_at
+        ELSE statement_timestamp() END,
     blocked = %(concurrency_key)s <> ''
         AND (blocked OR concurrency_key <> %(concurrency_key)s OR COALESCE({DUE} > statement_timestamp(), FALSE)),
     concurrency_key = %(concurrency_key)s, max_concurrent = %(max_concurrent)s, group_key = %(group_key)s
@@ -616,7 +617,9 @@ class SentClaim(NamedTuple):
     def leases(self) -> list[Lease]:
         known, monotonic = self.known, self.monotonic
         # The moment of the claim is when the last attempt starts, until the attempt itself knows better.
-        leases = [Lease._make((*row[:-1], *known, row[-1], row[-1], monotonic)) for row in self.cursor.fetchall()]
+        leases = [
+            Lease._make((*row[:-1], *known, row[-1], row[-1], monotonic, False)) for row in self.cursor.fetchall()
+        ]
         leases.sort(key=OLDEST_FIRST)
         leases.sort(key=PRIORITY, reverse=True)
         return leases

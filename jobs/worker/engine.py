@@ -130,10 +130,12 @@ class Engine:
         if not self.pace.ahead(self.plan.threads):
             # Slow jobs: a thread is free for another only when its outcome is written.
             self.exchange([])
+        self.patience.again()  # each of these may take so long
         self.probe()
         claims = [] if self.release_stale() else self.claimer.claims(self.room(), time.monotonic())
         if self.desk.limited:  # a limit may have been lifted
             self.desk.limited.difference_update(claim.queue_name for claim in claims if not claim.limits)
+        self.patience.again()
         self.exchange([claim for claim in claims if not claim.limits])
         self.claim_limited([claim for claim in claims if claim.limits])
         self.heed_breakers()
@@ -153,6 +155,7 @@ class Engine:
                 self.claimer.put_off(name, time.monotonic() + BUSY_SECONDS)
                 continue
             claim = claim._replace(limit=min(claim.limit, free))
+            self.patience.again()
             try:
                 taken = self.store.take_limited(self.plan.worker_id, claim, self.plan.lease)
             except OperationalError as error:

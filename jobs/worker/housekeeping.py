@@ -118,6 +118,7 @@ class Housekeeping:
         self.pruned_to, self.prune_batch = 0, PRUNED_AT_ONCE
         self.let_in_to = ""
         self.keeper = schedules.Keeper()
+        self.has_followed = False
         self.sync_at = 0.0  # the rows of schedules with what code declares
         self.thread = threading.Thread(target=self.run, name="housekeeping", daemon=True)
 
@@ -162,6 +163,9 @@ class Housekeeping:
         self.do_chores()
         if self.stopping:
             return 0.05
+        if not self.has_followed:  # the database may not have answered when the tree began
+            lifecycle.follow_settings()
+            self.has_followed = True
         self.patience.again()
         pulse = self.store.pulse(PROMOTED_AT_ONCE)
         if pulse.promoted:
@@ -321,12 +325,12 @@ class Housekeeping:
         self.patience.again()
         records = self.store.prune_records(batch)
         ticks = self.store.prune_ticks(batch, KEPT_TICKS)
-        limited = [name for name, found in limits.in_force().items() if found.slows]
-        ticks += self.store.prune_grants(batch, limited)
+        # Once a walk: each queue is asked for.
+        grants = 0 if self.pruned_to else self.store.prune_grants(batch, limits.slowed())
         self.prune_batch = min(PRUNED_AT_ONCE, 2 * batch)
-        deleted += records + ticks
+        deleted += records + ticks + grants
         self.pruned_to = place or 0
-        self.prune_at = now + (1.0 if place or batch in (records, ticks) else PRUNE_SECONDS)
+        self.prune_at = now + (1.0 if place or batch in (records, ticks, grants) else PRUNE_SECONDS)
         if deleted:
             log.info("pruned", extra={"rows": deleted})
 

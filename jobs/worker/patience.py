@@ -58,7 +58,9 @@ class Patience:
     def waiting(self, alias: str) -> Iterator[None]:
         """Surround what asks the database, all of which may take so long."""
         self.connection = connections[alias]
-        self.again()
+        with self.lock:
+            self.began_at = time.monotonic()
+            self.waits += 1
         own.seconds = self.seconds
         try:
             yield
@@ -68,10 +70,11 @@ class Patience:
                 self.began_at = NEVER
 
     def again(self) -> None:
-        """Begin to count anew, between two statements of which each may take so long."""
+        """Begin to count anew, between two statements of a wait of which each may take so long."""
         with self.lock:
-            self.began_at = time.monotonic()
-            self.waits += 1
+            if self.began_at != NEVER:
+                self.began_at = time.monotonic()
+                self.waits += 1
 
     def is_excused(self, now: float) -> bool:
         """Say whether the loop waits for what ends by itself: a connection, once names are looked up, or SQLite's lock.

@@ -301,6 +301,7 @@ def test_the_table_adds_seeds_up_and_shows_the_worst_of_them():
         (["--seconds", "inf"], "above 0, not inf"),
         (["--seconds", "x"], "invalid seconds value"),
         (["--json", "/dev/null/verdicts.json"], "no directory can be made for /dev/null/verdicts.json"),
+        (["--json", "/"], "/ is a directory"),
         (["--logs", "/dev/null/logs"], "no directory can be made for /dev/null/logs"),
     ],
 )

@@ -400,6 +400,21 @@ def test_a_woken_engine_looks_again_for_as_long_as_a_notification_may_be_swallow
     assert Job.objects.running().count() == 1
 
 
+def test_each_step_of_a_tick_may_take_the_whole_patience(engine_of, monkeypatch):
+    engine = engine_of()
+    enqueue(2)
+    begun = []
+    exchange = engine.exchange
+    monkeypatch.setattr(engine, "exchange", lambda claims: (begun.append(engine.patience.waits), exchange(claims)))
+
+    with engine.patience.waiting("default"):
+        engine.tick()
+        engine.tick()
+
+    assert len(begun) > 1
+    assert begun == sorted(set(begun)), "each begins to count anew"
+
+
 def test_a_watchdog_that_rests_with_its_engine_is_roused_by_its_first_jobs(engine_of):
     engine = engine_of()
     watchdog = Watchdog(engine, Heartbeat(engine, storage(), 20.0))

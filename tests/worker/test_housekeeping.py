@@ -41,6 +41,20 @@ def test_due_jobs_are_promoted():
     assert Job.objects.get().state == State.READY
 
 
+def test_what_comes_due_gets_a_free_slot_at_once_however_many_keys_wait(monkeypatch):
+    monkeypatch.setattr("jobs.worker.housekeeping.KEYS_AT_ONCE", 1)
+    for key in ("a", "b", "c"):
+        tasks.add.using(concurrency_key=key).enqueue(1)
+    keyed = tasks.add.using(concurrency_key="z", run_after=timedelta(hours=1))
+    keyed.enqueue(1)
+    Job.objects.scheduled().update(run_after=F("run_after") - timedelta(hours=2))
+
+    keeper().tick()
+
+    assert not Job.objects.get(concurrency_key="z").blocked
+    assert Job.objects.blocked().count() == 2  # these wait for their turn of housekeeping
+
+
 def test_nothing_is_reaped_before_the_reaper_could_write_for_a_heartbeat():
     job = expired_job()
     house = keeper()
