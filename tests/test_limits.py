@@ -24,6 +24,7 @@ from jobs.tally import Tally
 from jobs.testing import run_jobs
 from jobs.worker.process import Reporter
 from tests import tasks
+from tests.admin.test_queue import a_worker
 from tests.commands.console import jobs
 from tests.test_schedules import due, enqueue_due
 from tests.threads import at_once
@@ -125,10 +126,12 @@ def test_limits_in_force_and_what_is_full_are_seen_everywhere(limit, client, adm
     [row] = jobs("status", "--json").json["queues"]
     assert (row["limits"], row["is_full"]) == (said, True)
     assert "Full queues, which take no more: default" in jobs("doctor").out
+    a_worker()
     client.force_login(admin_user)
-    assert f"<strong>Full:</strong> {said}" in client.get("/admin/jobs/queue/").content.decode()
+    assert "<strong>3: full</strong>" in client.get("/admin/jobs/queue/").content.decode()
     page = client.get(f"/admin/jobs/queue/{Queue.objects.get().pk}/change/").content.decode()
     assert said in page
+    assert "Start more workers for it, or raise its limit below." in page
 
 
 def test_a_queue_without_limits_has_none_to_show():

@@ -45,7 +45,7 @@ class QueueList(ChangeList):
 
 @admin.register(Queue)
 class QueueAdmin(ConfirmingAdmin):
-    list_display = ["name", "is_open", "paused_reason", "scheduled", "ready", "running", "dead", "oldest", "limits"]
+    list_display = ["name", "is_open", "paused_reason", "scheduled", "ready", "running", "dead", "oldest"]
     fields = ["name", "is_open", "paused_reason", "paused_at", "in_force", *LIMITS]
     readonly_fields = ["name", "is_open", "paused_reason", "paused_at", "in_force"]
     ordering = ["name"]
@@ -93,6 +93,9 @@ class QueueAdmin(ConfirmingAdmin):
 
     def lead_of(self, request: HttpRequest, obj: Queue) -> Lead:
         if not obj.paused:
+            if limits.is_full(obj.name, limits.in_force().get(obj.name)):
+                full = _("It is full and takes no more. Start more workers for it, or raise its limit below.")
+                return lead_of_workers() or Lead("bad", full)
             return lead_of_workers() or Lead("good", _("Workers claim from it."))
         if obj.tripped_by and obj.probe_at:
             tried = _(
@@ -123,8 +126,10 @@ class QueueAdmin(ConfirmingAdmin):
         return stats.at_least(queue.figures.scheduled)  # type: ignore[attr-defined]
 
     @admin.display(description=_("ready"))
-    def ready(self, queue: Queue) -> str:
+    def ready(self, queue: Queue) -> str | SafeString:
         figures = queue.figures  # type: ignore[attr-defined]
+        if limits.is_full(queue.name, queue.in_force):  # type: ignore[attr-defined]
+            return format_html("<strong>{}</strong>", _("%s: full") % stats.at_least(figures.ready))
         if not figures.blocked:
             return stats.at_least(figures.ready)
         shown = {"ready": stats.at_least(figures.ready), "blocked": stats.at_least(figures.blocked)}
@@ -138,13 +143,6 @@ class QueueAdmin(ConfirmingAdmin):
     def dead(self, queue: Queue) -> str | SafeString:
         count = queue.figures.dead  # type: ignore[attr-defined]
         return format_html("<strong>{}</strong>", stats.at_least(count)) if count else "0"
-
-    @admin.display(description=_("limits"))
-    def limits(self, queue: Queue) -> str | SafeString:
-        found = queue.in_force  # type: ignore[attr-defined]
-        said = limits.described(found)
-        is_full = limits.is_full(queue.name, found)
-        return format_html("<strong>{}</strong> {}", _("Full:"), said) if is_full else said or "-"
 
     @admin.display(description=_("in force"))
     def in_force(self, queue: Queue) -> str:

@@ -169,7 +169,10 @@ class ScheduleAdmin(ConfirmingAdmin):
             tools.append(self.tool(obj, "run_now", RUN))
         if self.has_switch_permission(request):
             on = obj.enabled and not obj.problem
-            tools.append(self.tool(obj, "disable", DISABLE) if on else self.tool(obj, "enable", ENABLE))
+            if on:
+                tools.append(self.tool(obj, "disable", DISABLE))
+            elif obj.problem != NOT_DECLARED:  # only code can bring that back
+                tools.append(self.tool(obj, "enable", ENABLE))
         return tools
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
