@@ -174,7 +174,7 @@ def run_model(vendor: str, seed: int, server: Server | None) -> Verdict:
     )
     verdict.bites = {"histories": MODEL_EXAMPLES if re.search(r"\b[1-9]\d* passed", done.stdout) else 0}
     if done.returncode:
-        verdict.broken.append(f"the rows are not what the rules say: {done.stdout[-3000:]}")
+        verdict.broken.append(f"the rows are not what the rules say: {done.stdout[-3000:]}{done.stderr[-1000:]}")
     return verdict
 
 
