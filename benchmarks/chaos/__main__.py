@@ -169,6 +169,7 @@ def run_model(vendor: str, seed: int, server: Server | None) -> Verdict:
     url = {"DATABASE_URL": server.url("postgres")} if server else {}
     environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--hypothesis-seed={seed}", MODEL_TEST]
+    command += ["-o", "faulthandler_timeout=0"]  # it is one long test
     done = subprocess.run(
         command, cwd=ROOT, env=environ | url | {"MODEL_EXAMPLES": str(MODEL_EXAMPLES)}, capture_output=True, text=True
     )
