@@ -232,6 +232,7 @@ class Engine:
             self.claimer.note(claims, found, began, ended)
             self.pace.observe_claim(ended - began)
         self.begin([lease for leases in found for lease in leases])
+        self.patience.again()
         if careful:
             self.settler.write_carefully()
         else:

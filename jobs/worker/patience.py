@@ -26,9 +26,9 @@ LOCKS_IN_A_ROW = 3
 
 
 class Own(threading.local):
-    """Whose connection it is that this thread opens, if it is a loop's: the loop's patience."""
+    """Whose connection it is that this thread opens, if it is a loop's."""
 
-    seconds: float | None = None
+    patience: "Patience | None" = None
 
 
 own = Own()
@@ -36,8 +36,10 @@ own = Own()
 
 def tell_server(connection: Any, **kwargs: Any) -> None:
     """Tell the server of a loop's new connection how long that loop would wait. For `connection_created`."""
-    if own.seconds is not None and connection.alias == storage().alias:
-        storage().limit_statements(own.seconds)
+    if (patience := own.patience) and connection.alias == storage().alias:
+        patience.again()  # to connect took some messages
+        storage().limit_statements(patience.seconds)
+        patience.again()
 
 
 class Patience:
@@ -61,11 +63,11 @@ class Patience:
         with self.lock:
             self.began_at = time.monotonic()
             self.waits += 1
-        own.seconds = self.seconds
+        own.patience = self
         try:
             yield
         finally:
-            own.seconds = None
+            own.patience = None
             with self.lock:
                 self.began_at = NEVER
 

@@ -234,3 +234,15 @@ def test_connecting_takes_no_longer_than_a_sixth_of_a_lease(monkeypatch, lease, 
 
     assert connections["default"].settings_dict["OPTIONS"]["connect_timeout"] == limit
     assert connections["default"].settings_dict["OPTIONS"]["tcp_user_timeout"] == 30_000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_is_opened_meanwhile_has_a_patience_of_its_own():
+    patience = Patience("engine", 5.0)
+    connection.close()
+
+    with patience.waiting("default"):
+        before = patience.waits
+        connection.ensure_connection()
+
+        assert patience.waits > before
