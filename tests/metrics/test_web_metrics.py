@@ -70,7 +70,7 @@ def test_a_scrape_asks_as_many_questions_for_many_jobs_as_for_few(client, django
         ]
     )
 
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         client.get("/metrics", headers=BEARER)
 
 

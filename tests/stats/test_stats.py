@@ -53,7 +53,9 @@ def test_jobs_are_counted_by_queue_and_state():
 def test_a_queue_without_jobs_is_listed_when_it_has_a_row():
     Queue.objects.create(name="quiet", paused=True, paused_reason="maintenance")
 
-    assert stats.queues(NOW) == [stats.QueueFigures("quiet", paused=True, paused_reason="maintenance")]
+    assert stats.queues(NOW) == [
+        stats.QueueFigures("quiet", paused=True, paused_reason="maintenance", paused_by="person")
+    ]
 
 
 @pytest.mark.django_db
