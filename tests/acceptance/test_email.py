@@ -73,6 +73,11 @@ def the_state(accepted: dict[str, Any]) -> str:
     return Email.objects.get(pk=accepted["delivery_id"]).state
 
 
+def are_sent(*accepted: dict[str, Any]) -> bool:
+    hurry()
+    return all(the_state(each) == "sent" for each in accepted)
+
+
 def letter_of(accepted: dict[str, Any]) -> DeadLetter | None:
     """Return the dead letter of a mail's job; the mail says what it knows a moment before its job is dead."""
     return DeadLetter.objects.filter(job=accepted["job_id"]).order_by("-pk").first()
@@ -217,11 +222,7 @@ def test_a_wrong_configuration_holds_every_mail_until_somebody_resumes(site, mai
     del smtp_server.answers["ada@example.com"]
     lifecycle.resume("email")
 
-    def both_sent():
-        hurry()
-        return the_state(held) == the_state(waiting) == "sent"
-
-    eventually(both_sent, within=10)
+    eventually(lambda: are_sent(held, waiting), within=10)
     # The mail is sent a moment before its job's outcome is written.
     eventually(lambda: Job.objects.get(pk=held["job_id"]).attempts == 1)
     assert not DeadLetter.objects.exists()
@@ -238,11 +239,7 @@ def test_mail_goes_on_by_itself_once_a_wrong_configuration_is_mended(site, mail_
     # A minute passes.
     Queue.objects.filter(name="email").update(probe_at=F("probe_at") - timedelta(minutes=1))
 
-    def both_sent():
-        hurry()
-        return the_state(held) == the_state(waiting) == "sent"
-
-    eventually(both_sent, within=15)
+    eventually(lambda: are_sent(held, waiting), within=15)
     assert not Queue.objects.get(name="email").paused
     assert not DeadLetter.objects.exists()
 
