@@ -313,12 +313,14 @@ def follow_settings() -> None:
     """Pause queues of which the settings say so now and did not when workers last began, and resume likewise.
 
     In between, a person's word counts. What the settings say nothing of stays as it is: another tree may have others.
+    Raises: OperationalError, as `is_locked` tells, when somebody has locked one of these rows for long.
     """
     store = storage()
     rows = store.rows(Queue)
     said = {name: limits.paused for name, limits in conf.options().queues.items()}
     wanted, free = ({name for name, paused in said.items() if paused is word} for word in (True, False))
     with store.atomic():
+        store.limit_lock_waits()
         store.list_queues(wanted)
         new = rows.filter(name__in=wanted, settings_paused=False)
         # One that a breaker has paused would go on by itself.

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import F
 from django.http import HttpResponse
 from django.test import RequestFactory
@@ -184,6 +184,24 @@ def test_housekeeping_follows_the_settings_where_the_database_was_away_at_the_st
 
     keeper().tick()
 
+    assert Queue.objects.get().paused
+
+
+def test_a_queue_s_row_that_somebody_has_locked_holds_up_no_housekeeping(limit, monkeypatch):
+    def locked():
+        raise OperationalError("locked")
+
+    limit(paused=True)
+    tasks.add.using(run_after=MINUTE).enqueue(1)
+    Job.objects.update(run_after=F("run_after") - 2 * MINUTE)
+    house = keeper()
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.lifecycle.follow_settings", locked)
+        patch.setattr("jobs.worker.housekeeping.is_locked", lambda error: True)
+        house.tick()
+
+    assert Job.objects.get().state == State.READY
+    house.tick()
     assert Queue.objects.get().paused
 
 

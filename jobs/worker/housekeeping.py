@@ -13,6 +13,7 @@ from typing import Any
 from django.db import Error as DatabaseFailure
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q
+from django.db.utils import OperationalError
 
 from .. import lifecycle, limits, schedules
 from ..concurrency import let_in
@@ -20,7 +21,7 @@ from ..conf import Options
 from ..models import Queue, Worker
 from ..outcomes import Settlement
 from ..states import State
-from ..storage import ANY_QUEUE, Pulse, ReadyQueue, Storage
+from ..storage import ANY_QUEUE, Pulse, ReadyQueue, Storage, is_locked
 from .announcer import announce_all
 from .connections import pause_after
 from .patience import Patience
@@ -164,8 +165,7 @@ class Housekeeping:
         if self.stopping:
             return 0.05
         if not self.has_followed:  # the database may not have answered when the tree began
-            lifecycle.follow_settings()
-            self.has_followed = True
+            self.follow_settings()
         self.patience.again()
         pulse = self.store.pulse(PROMOTED_AT_ONCE)
         if pulse.promoted:
@@ -264,6 +264,16 @@ class Housekeeping:
             log.exception("schedules in code could not be read")
             return False
         return schedules.sync(declared)
+
+    def follow_settings(self) -> None:
+        """Pause what the settings pause; while somebody has a row locked, all else goes on."""
+        try:
+            lifecycle.follow_settings()
+        except OperationalError as error:
+            if not is_locked(error):
+                raise
+        else:
+            self.has_followed = True
 
     def look_at_queues(self) -> None:
         ready = self.store.ready_queues()
