@@ -38,6 +38,11 @@ class QueueLimits:
         """Say whether workers may claim only so much."""
         return self.max_running is not None or self.rate_limit is not None
 
+    @property
+    def bounds(self) -> bool:
+        """Say whether producers may find it full."""
+        return self.max_depth is not None or self.max_age is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -19,7 +19,7 @@ UNSEEN = "by a job that this transaction cannot see"
 def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
     """Insert a job, or return the one that holds its dedupe key, with "replace" after giving it this payload and time.
 
-    Raises: DuplicateJob with "raise", or when a job of another task holds the key.
+    Raises: DuplicateJob with "raise", or when a job of another task holds the key; QueueIsBounded.
     """
     store, key = storage(), job.dedupe_key
     for _ in range(TRIES):
@@ -32,6 +32,8 @@ def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
             end_condemned([key])
             continue
         if on_duplicate == "replace" and holder.task_path == job.task_path:
+            if holder.state == State.SCHEDULED:
+                store.refuse_bounded(job)  # it makes one more job ready
             if replaced := store.replace(job):
                 let_in_after_commit({holder.concurrency_key} - {job.concurrency_key})
                 return replaced
@@ -90,7 +92,7 @@ def add_many_unless_held(
 def tried(
     template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str, put_off: timedelta | None
 ) -> list[Inserted]:
-    """Raises: Again; DuplicateJob."""
+    """Raises: Again; DuplicateJob; QueueIsBounded."""
     store, locks = storage(), keys.dedupe
     later = template._replace(delay=put_off) if put_off else template
     found = dict(enumerate(store.insert_many_unless_held(later, texts, keys)))
@@ -99,6 +101,8 @@ def tried(
     condemned = [key for key, holder in holders.items() if holder.is_condemned]
     if condemned or any(locks[place] not in holders for place in missing):
         raise Again(condemned)
+    if on_duplicate == "replace" and any(holder.state == State.SCHEDULED for holder in holders.values()):
+        store.refuse_bounded(template)
     own = {row.id for row in found.values() if row is not None}
     last = {locks[place]: place for place in missing}
     replaced: dict[str, Inserted | None] = {}

@@ -1,7 +1,9 @@
 """From a task and its arguments to a row: everything is checked before any SQL, then one INSERT."""
 
 import functools
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ from .concurrency import let_in_after_commit
 from .conf import Options
 from .exceptions import InvalidPayload
 from .states import State
-from .storage import ANY_QUEUE, Inserted, Keys, NewJob, storage
+from .storage import ANY_QUEUE, Inserted, Keys, NewJob, QueueIsBounded, storage
 from .wake import is_due, is_late, not_told, wake
 
 NO_KEY = ("", "", "", "")
@@ -118,10 +120,24 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     Outside of one the notification travels with the row: nobody waits for a second commit.
     Raises: DuplicateJob, QueueFull.
     """
-    if is_for_now(job):
-        held = functools.partial(duplicates.held, [job.dedupe_key], on_duplicate) if job.dedupe_key else int
-        if later := limits.admit(job.queue_name, job.priority, held=held):
-            job = job._replace(delay=later)
+    door = limits.door
+    is_bounded = is_for_now(job) and door.is_bounded(job.queue_name)
+    if is_bounded is False:
+        return put(job, on_duplicate)
+    if is_bounded is None:
+        asked_at = time.monotonic()
+        with suppress(QueueIsBounded):
+            added = put(job._replace(unless_bounded=True), on_duplicate)
+            door.note_unbounded(job.queue_name, asked_at)
+            return added
+        door.read_rows()
+    held = functools.partial(duplicates.held, [job.dedupe_key], on_duplicate) if job.dedupe_key else int
+    later = limits.admit(job.queue_name, job.priority, held=held)
+    return put(job._replace(delay=later) if later else job, on_duplicate)
+
+
+def put(job: NewJob, on_duplicate: str) -> Inserted:
+    """Do as `add` does, whether or not there is room. Raises: DuplicateJob, QueueIsBounded."""
     store = storage()
     if job.dedupe_key or job.concurrency_key:
         added = duplicates.add_unless_held(job, on_duplicate) if job.dedupe_key else store.insert([job])[0]
@@ -168,7 +184,6 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
 
     Transaction: joins the caller's, or opens one for all of them.
     """
-    store = storage()
     texts: list[str] = []
     found_keys: list[tuple[str, ...]] = []
     template = None
@@ -185,23 +200,42 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         return [], []
     # Each kind is made of one template, so that all have it or none.
     keys = Keys(*(kind if kind[0] else () for kind in zip(*found_keys, strict=True)))
-    later = None
-    if is_for_now(template):
-        held = functools.partial(duplicates.held, keys.dedupe, task.on_duplicate) if keys.dedupe else int
-        later = limits.admit(template.queue_name, template.priority, len(texts), held)
+    if not is_for_now(template):
+        return texts, put_many(template, texts, keys, task.on_duplicate) or []
+    if not limits.door.is_bounded(template.queue_name):
+        added = put_many(template._replace(unless_bounded=True), texts, keys, task.on_duplicate)
+        if added is not None:
+            return texts, added
+        limits.door.read_rows()
+    held = functools.partial(duplicates.held, keys.dedupe, task.on_duplicate) if keys.dedupe else int
+    later = limits.admit(template.queue_name, template.priority, len(texts), held)
+    return texts, put_many(template, texts, keys, task.on_duplicate, later) or []
+
+
+def put_many(
+    template: NewJob, texts: Sequence[str], keys: Keys, on_duplicate: str, later: timedelta | None = None
+) -> list[Inserted] | None:
+    """Insert these jobs, whether or not there is room; None, and nothing is written: that is to be asked first.
+
+    Raises: DuplicateJob.
+    """
+    store = storage()
     # Who is told of a duplicate may go on with the caller's transaction.
     with transaction.atomic(using=store.alias, savepoint=bool(keys.dedupe)):
-        if keys.dedupe:
-            added = duplicates.add_many_unless_held(template, texts, keys, task.on_duplicate, later)
-        else:
-            added = store.insert_many(template._replace(delay=later) if later else template, texts, keys)
+        try:
+            if keys.dedupe:
+                added = duplicates.add_many_unless_held(template, texts, keys, on_duplicate, later)
+            else:
+                added = store.insert_many(template._replace(delay=later) if later else template, texts, keys)
+        except QueueIsBounded:
+            return None  # from inside of the block: the caller's transaction goes on
         let_in_after_commit(keys.concurrency)
         # All are alike, but for what was there before.
-        news = [row for row in (added if keys.dedupe else added[:1]) if is_news(row, task.on_duplicate)]
+        news = [row for row in (added if keys.dedupe else added[:1]) if is_news(row, on_duplicate)]
         if news and not keys.concurrency:
             asks = bool(keys.group) or any(row.is_duplicate for row in news)
             wake(ANY_QUEUE if asks else template.queue_name)
-    return texts, added
+    return added
 
 
 def enqueue_on_commit(task: Any, /, *args: Any, using: str | None = None, **kwargs: Any) -> None:

@@ -21,6 +21,7 @@ from .storage import storage
 log = logging.getLogger("jobs")
 
 FRESH_SECONDS = 1.0  # how old what a process knows of a queue, and of the admin's limits, may be
+MOST_REMEMBERED = 1_000  # queues
 FULL_SECONDS = 0.1  # the same of a queue that was full
 TOLD_SECONDS = 10.0  # between two log lines of a queue that stays full
 HOW = {"reject": "rejected", "defer": "deferred", "shed": "shed"}
@@ -67,18 +68,40 @@ class Door:
         self.turned_away: Counter[tuple[str, str]] = Counter()  # jobs, by queue and how, since this process began
         self.told: dict[str, float] = {}  # when it was logged that a queue is full
         self.gauges: dict[str, Gauge] = {}
+        self.unbounded: dict[str, float] = {}  # when it was seen that a queue takes all there is
         self.rows: dict[str, QueueLimits] = {}
         self.rows_read_at = float("-inf")
 
     def limits_of(self, queue_name: str) -> QueueLimits | None:
         """Return the limits of a queue, as the settings say and the admin, whose word counts; None: it has none."""
-        # A test that counts queries is not to find another one now and then.
-        if time.monotonic() - self.rows_read_at >= FRESH_SECONDS and not in_test_case():
+        if time.monotonic() - self.rows_read_at >= FRESH_SECONDS:
             self.read_rows()
+        return self.known_limits_of(queue_name)
+
+    def known_limits_of(self, queue_name: str) -> QueueLimits | None:
         return self.rows.get(queue_name) or conf.options().queues.get(queue_name)
+
+    def is_bounded(self, queue_name: str) -> bool | None:
+        """Say whether a queue takes only so much. None: as far as is known not, which whoever inserts is to find out.
+
+        So a queue without limits costs its producers no question, and most inserts not even the look in them.
+        """
+        known = self.known_limits_of(queue_name)
+        if known is not None and known.bounds:
+            return True
+        is_fresh = time.monotonic() - self.unbounded.get(queue_name, float("-inf")) < FRESH_SECONDS
+        return False if is_fresh and not in_test_case() else None
+
+    def note_unbounded(self, queue_name: str, asked_at: float) -> None:
+        """Remember that something was inserted although it would not have been into a queue that takes only so much."""
+        if len(self.unbounded) >= MOST_REMEMBERED:
+            self.unbounded.clear()
+        self.unbounded[queue_name] = asked_at
 
     def read_rows(self) -> None:
         before, self.rows_read_at = self.rows_read_at, time.monotonic()  # others need not read them too
+        if in_test_case():
+            before = self.rows_read_at = float("-inf")  # what it writes is taken back
         try:
             self.rows = written()
         except BaseException:
@@ -112,7 +135,7 @@ class Door:
         Raises: QueueFull where it refuses them.
         """
         limits = self.limits_of(queue_name)
-        if limits is None or (limits.max_depth is None and limits.max_age is None):
+        if limits is None or not limits.bounds:
             return None
         gauge = self.gauge(queue_name, limits, jobs)
         if self.takes(queue_name, limits, priority, jobs, gauge):
@@ -158,6 +181,7 @@ class Door:
 
     def forget(self) -> None:
         self.gauges.clear()
+        self.unbounded.clear()
         self.rows.clear()
         self.rows_read_at = float("-inf")
 
@@ -203,7 +227,7 @@ def described(limits: QueueLimits | None) -> str:
 
 def is_full(queue_name: str, limits: QueueLimits | None) -> bool:
     """Say whether a queue takes no more at this moment, as whoever enqueues finds it."""
-    if limits is None or (limits.max_depth is None and limits.max_age is None):
+    if limits is None or not limits.bounds:
         return False
     depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
     return Gauge(depth, oldest.total_seconds(), time.monotonic()).excess(limits)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import F
 from django.http import HttpResponse
 from django.test import RequestFactory
@@ -359,11 +359,103 @@ def test_what_is_known_of_a_queue_is_used_for_a_while(limit, monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_queue_without_limits_costs_one_look_a_second_at_most(monkeypatch):
+def test_a_queue_without_limits_costs_its_producers_no_question(monkeypatch):
     monkeypatch.setattr("jobs.wake.last_sent", {"default": float("inf")})
-    limits.forget()
+    Queue.objects.create(name="default", rate_limit=5)  # which is for workers
+    Queue.objects.create(name="email", max_depth=1)
 
-    assert len(queries_of(50)) == 1
+    limits.forget()
+    assert queries_of(50) == []
+    # Nor one that enqueues seldom.
+    for _ in range(3):
+        limits.forget()
+        assert queries_of(1) == []
+    assert Job.objects.count() == 53
+
+
+KEYED = tasks.add.using(dedupe_key="{a}")
+WAYS = {
+    "one": lambda n: tasks.add.enqueue(n, 0),
+    "many": lambda n: enqueue_many(tasks.add, [{"a": n, "b": 0}]),
+    "keyed": lambda n: KEYED.enqueue(n, 0),
+    "many keyed": lambda n: enqueue_many(KEYED, [{"a": n, "b": 0}]),
+    "in turns": lambda n: tasks.add.using(group_key="g").enqueue(n, 0),
+    "one at a time": lambda n: tasks.add.using(concurrency_key="{a}").enqueue(n, 0),
+    "expiring": lambda n: tasks.add.using(expires_after=60).enqueue(n, 0),
+    "due": lambda n: tasks.add.using(run_after=timedelta()).enqueue(n, 0),
+    "replacing": lambda n: KEYED.using(on_duplicate="replace").enqueue(n, 0),
+    "many replacing": lambda n: enqueue_many(KEYED.using(on_duplicate="replace"), [{"a": n, "b": 0}]),
+}
+
+
+# A job with a concurrency key is ready once its transaction has committed.
+@pytest.mark.parametrize("way", sorted(WAYS.keys() - {"one at a time"}))
+def test_a_limit_that_the_admin_has_written_counts_from_the_first_job_on(way):
+    add = WAYS[way]
+    add(1)
+    Queue.objects.create(name="default", max_depth=2)
+
+    add(2)
+    # In the caller's transaction, which goes on.
+    with pytest.raises(QueueFull), transaction.atomic():
+        add(3)
+    Queue.objects.update(max_depth=None)
+    add(4)
+
+    assert sorted((job.args or [job.kwargs["a"]])[0] for job in Job.objects.all()) == [1, 2, 4]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_process_that_knows_nothing_yet_learns_of_a_limit_from_its_first_insert(way):
+    Queue.objects.create(name="default", max_depth=2)
+    for n in range(2):
+        limits.forget()
+        WAYS[way](n)
+
+    limits.forget()
+    with pytest.raises(QueueFull):
+        WAYS[way](3)
+
+    assert Job.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_that_is_written_while_a_process_enqueues_counts_within_a_second(monkeypatch):
+    limits.forget()
+    fill(1)
+    Queue.objects.create(name="default", max_depth=1)
+    noted = limits.door.unbounded["default"]
+    monkeypatch.setitem(limits.door.unbounded, "default", noted - limits.FRESH_SECONDS)
+
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+
+
+def test_a_replacement_that_makes_a_job_ready_finds_a_limit_of_the_admin():
+    keyed = KEYED.using(on_duplicate="replace")
+    keyed.using(run_after=MINUTE).enqueue(1, 0)
+    fill(1)
+    Queue.objects.create(name="default", max_depth=1)
+
+    with pytest.raises(QueueFull):
+        keyed.enqueue(1, 1)
+    with pytest.raises(QueueFull):
+        enqueue_many(keyed, [{"a": 1, "b": 1}])
+
+    assert Job.objects.get(dedupe_key="1").args == [1, 0]
+
+
+def test_who_catches_a_full_queue_may_go_on_with_his_transaction():
+    Queue.objects.create(name="default", max_depth=1)
+    with transaction.atomic():
+        for way in WAYS.values():
+            with suppress(QueueFull):
+                way(1)
+        Queue.objects.update(paused_reason="still here")
+
+    assert Job.objects.count() == 1
+    assert Queue.objects.get().paused_reason == "still here"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from django.db import Error as DatabaseFailure
 from django.db import connections, transaction
-from django.db.models import F, JSONField, Model, QuerySet, TextField, Value
+from django.db.models import F, JSONField, Model, Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce
 from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
@@ -53,7 +53,9 @@ FORGOTTEN_GRANTS = timedelta(days=1)  # of a queue that has no limits any more
 MOST_QUEUES = 200  # looked at for such grants at once
 PROBED = 1000  # ready jobs of a queue, among which one of a certain task is looked for
 
-NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at"}  # of a new job, as they are
+BOUNDED = Q(max_depth__isnull=False) | Q(max_age__isnull=False)  # a queue that producers may find full
+IS_BOUNDED = "EXISTS (SELECT 1 FROM jobs_queue WHERE name = {name} AND (max_depth IS NOT NULL OR max_age IS NOT NULL))"
+NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at", "unless_bounded"}  # of a new job, as they are
 
 JSON_COLUMNS = ("args", "kwargs", "worker_ids")
 
@@ -135,6 +137,11 @@ class NewJob(NamedTuple):
     concurrency_key: str = ""
     max_concurrent: int = 1
     group_key: str = ""
+    unless_bounded: bool = False  # not into a queue in whose row somebody has written how much it takes
+
+
+class QueueIsBounded(Exception):
+    """A job was not inserted, nor any beside it: whether its queue has room is to be found out first."""
 
 
 class Keys(NamedTuple):
@@ -144,6 +151,11 @@ class Keys(NamedTuple):
     dedupe: Sequence[str] = ()
     concurrency: Sequence[str] = ()
     group: Sequence[str] = ()
+
+    @classmethod
+    def of_one(cls, job: NewJob) -> "Keys":
+        own = (job.idempotency_key, job.dedupe_key, job.concurrency_key, job.group_key)
+        return cls(*((key,) if key else () for key in own))
 
     def part(self, places: Sequence[int]) -> "Keys":
         return Keys(*([kind[place] for place in places] if kind else () for kind in self))
@@ -312,7 +324,10 @@ class Storage:
         """Add waiting jobs and return what became of each, in order. Transaction: joins the caller's.
 
         `tell` also notifies workers, in the same commit where the database can.
+        Raises: QueueIsBounded, here and where more are added, for the first if it asks for that.
         """
+        for row in rows[:1]:
+            self.refuse_bounded(row)
         moment = self.now()
         jobs = [self.job_from(row, moment) for row in rows]
         if len(jobs) == 1:
@@ -324,6 +339,11 @@ class Storage:
                 self.notify(queue_name)
         return [Inserted(job.pk, job.state, job.enqueued_at, job.run_after) for job in jobs]
 
+    def refuse_bounded(self, row: NewJob) -> None:
+        """Raises: QueueIsBounded."""
+        if row.unless_bounded and self.rows(Queue).filter(BOUNDED, name=row.queue_name).exists():
+            raise QueueIsBounded(row.queue_name)
+
     def insert_many(self, template: NewJob, kwargs: Sequence[str], keys: Keys = NO_KEYS) -> list[Inserted]:
         """Add a job like `template` for each payload, in order. Transaction: joins the caller's."""
         return self.insert([keys.of(template, place)._replace(kwargs=text) for place, text in enumerate(kwargs)])
@@ -333,6 +353,8 @@ class Storage:
 
         Its dedupe key is held, or was taken by an earlier one of these. Transaction: joins the caller's.
         """
+        self.refuse_bounded(template)
+        template = template._replace(unless_bounded=False)
         jobs = [keys.of(template, place)._replace(kwargs=text) for place, text in enumerate(kwargs)]
         return [self.insert_unless_held(job) for job in jobs]
 

@@ -15,7 +15,21 @@ from django.db.utils import DatabaseError, OperationalError
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED, State
-from .base import NO_KEYS, Claim, Inserted, Keys, NewJob, Pulse, Renewal, Storage, Watch, by_id, portions
+from .base import (
+    IS_BOUNDED,
+    NO_KEYS,
+    Claim,
+    Inserted,
+    Keys,
+    NewJob,
+    Pulse,
+    QueueIsBounded,
+    Renewal,
+    Storage,
+    Watch,
+    by_id,
+    portions,
+)
 
 CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (
@@ -71,16 +85,25 @@ BY_TIME = {
     f" GREATEST({DUE}, statement_timestamp()) + %(expires_after)s::interval)",
 }
 AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()", "expires_at": "NULL"}
-INSERT_ONE = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYLESS, **SHARED)}) {RETURNING}"
-INSERT_KEYED = f"{INSERT} VALUES ({VALUES.format(**ONE, **BY_TIME, **KEYED, **SHARED)}) {UNLESS_HELD} {RETURNING}"
+# Whether a queue takes only so much travels with what is added to it: nobody asks that of a queue without limits.
+REFUSED = f"(%(unless_bounded)s::boolean AND {IS_BOUNDED.format(name='%(queue_name)s::varchar')})"
+INSERT_ONE = f"{INSERT} SELECT {VALUES.format(**ONE, **BY_TIME, **KEYLESS, **SHARED)} WHERE NOT {REFUSED} {RETURNING}"
+# A key that is held is no refusal.
+INSERT_KEYED = f"""
+WITH door AS MATERIALIZED (SELECT {REFUSED} AS refuses), added AS (
+    {INSERT} SELECT {VALUES.format(**ONE, **BY_TIME, **KEYED, **SHARED)} FROM door WHERE NOT refuses
+    {UNLESS_HELD} {RETURNING}
+)
+SELECT refuses, added.* FROM door LEFT JOIN added ON TRUE
+"""
 # Most jobs have no time of their own: a statement that says so is read and planned in four fifths of the time. Its
 # moment comes back without a time zone: the driver reads that many times faster.
 NOW = VALUES.format(**ONE, **AT_ONCE, **KEYLESS, **UNSHARED)
-INSERT_NOW = f"{INSERT} VALUES ({NOW}) RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
+INSERT_NOW = f"{INSERT} SELECT {NOW} WHERE NOT {REFUSED} RETURNING id, enqueued_at AT TIME ZONE 'UTC'"
 OF_ONE_CALL = ("args", "kwargs", "idempotency_key")
 OF_ITS_TASK = (
     *("task_path", "backend", "queue_name", "priority"),
-    *("schema_version", "max_attempts", "max_crashes", "timeout", "drop_expired", "max_concurrent"),
+    *("schema_version", "max_attempts", "max_crashes", "timeout", "drop_expired", "max_concurrent", "unless_bounded"),
 )
 of_its_task, of_one_call = attrgetter(*OF_ITS_TASK), attrgetter(*OF_ONE_CALL)
 # What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
@@ -93,30 +116,33 @@ MANY = {
     "group_key": "COALESCE(v.group_key, '')",
 }
 INSERT_MANY = f"""
-WITH added AS (
+WITH door AS MATERIALIZED (SELECT {REFUSED} AS refuses), added AS (
     {INSERT} SELECT {VALUES.format(**MANY, **BY_TIME, **KEYLESS)}
     FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
         unnest(%(concurrency_keys)s::text[]), unnest(%(group_keys)s::text[]))
         WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, group_key, place)
+    WHERE NOT (SELECT refuses FROM door)
     ORDER BY v.place
     {RETURNING}
 )
-SELECT array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) FROM added
+SELECT (SELECT refuses FROM door), array_agg(id ORDER BY id), min(state), min(enqueued_at), min(run_after) FROM added
 """
 # With ids given before, so that rows can be inserted in the order of their keys: two producers that wait for each
 # other's would never end.
 INSERT_MANY_KEYED = f"""
-WITH added AS (
+WITH door AS MATERIALIZED (SELECT {REFUSED} AS refuses), added AS (
     {COLUMNS.format(more=", id")}
     SELECT {VALUES.format(**MANY, **BY_TIME, dedupe_key="v.dedupe_key", dedupe_lock="v.dedupe_key")}, v.id
     FROM ROWS FROM (jsonb_array_elements(%(kwargs)s::jsonb), unnest(%(idempotency_keys)s::text[]),
         unnest(%(concurrency_keys)s::text[]), unnest(%(group_keys)s::text[]), unnest(%(dedupe_keys)s::text[]),
         unnest(%(ids)s::bigint[]))
         WITH ORDINALITY AS v(kwargs, idempotency_key, concurrency_key, group_key, dedupe_key, id, place)
+    WHERE NOT (SELECT refuses FROM door)
     ORDER BY v.place
     {UNLESS_HELD} {RETURNING}
 )
-SELECT COALESCE(array_agg(id), ARRAY[]::bigint[]), min(state), min(enqueued_at), min(run_after) FROM added
+SELECT (SELECT refuses FROM door), COALESCE(array_agg(id), ARRAY[]::bigint[]), min(state), min(enqueued_at),
+    min(run_after) FROM added
 """
 # In the order of what is locked: two that lock the same keys never wait for each other.
 LOCK_KEYS = """
@@ -401,6 +427,8 @@ class PostgresStorage(Storage):
                 raise
             return self.insert_one(cursor, row, tell=False)
         found = cursor.fetchone()
+        if found is None:
+            raise QueueIsBounded(row.queue_name)
         if not is_now:
             return Inserted(*found[:4])
         if asks and found[2] == driver.info.backend_pid:
@@ -417,7 +445,10 @@ class PostgresStorage(Storage):
                 arguments["concurrency_keys"] = list(keys.concurrency[part])
                 arguments["group_keys"] = list(keys.group[part])
                 cursor.execute(INSERT_MANY, arguments)
-                ids, *same = cursor.fetchone()
+                refuses, ids, *same = cursor.fetchone()
+                if refuses:
+                    raise QueueIsBounded(template.queue_name)
+                arguments["unless_bounded"] = False  # all of them, or none
                 inserted.extend(Inserted(job_id, *same) for job_id in ids)
         return inserted
 
@@ -435,7 +466,10 @@ class PostgresStorage(Storage):
                 arguments |= {f"{kind}_keys": list(found) for kind, found in these._asdict().items()}
                 arguments["ids"] = [ids[place] for place in places[part]]
                 cursor.execute(INSERT_MANY_KEYED, arguments)
-                added, *same = cursor.fetchone()
+                refuses, added, *same = cursor.fetchone()
+                if refuses:
+                    raise QueueIsBounded(template.queue_name)
+                arguments["unless_bounded"] = False
                 inserted |= {job_id: Inserted(job_id, *same) for job_id in added}
         return [inserted.get(job_id) for job_id in ids]
 
@@ -451,17 +485,19 @@ class PostgresStorage(Storage):
             return {row[0] for row in cursor.fetchall()}
 
     def insert_unless_held(self, row: NewJob) -> Inserted | None:
-        return self.changed_by(INSERT_KEYED, row)
+        refuses, *found = self.written_by(INSERT_KEYED, row)
+        if refuses:
+            raise QueueIsBounded(row.queue_name)
+        return Inserted(*found) if found[0] is not None else None
 
     def replace(self, row: NewJob) -> Inserted | None:
-        changed = self.changed_by(REPLACE, row)
-        return changed and changed._replace(is_duplicate=True)
+        found = self.written_by(REPLACE, row)
+        return Inserted(*found)._replace(is_duplicate=True) if found else None
 
-    def changed_by(self, sql: str, row: NewJob) -> Inserted | None:
+    def written_by(self, sql: str, row: NewJob) -> Any:
         with self.connection.cursor() as cursor:
             cursor.execute(sql, row._asdict())
-            found = cursor.fetchone()
-            return Inserted(*found) if found else None
+            return cursor.fetchone()
 
     def take(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
         with self.driver() as connection:

@@ -18,12 +18,14 @@ from ..outcomes import Settlement, Success
 from ..states import ENDED
 from .base import (
     ANY_QUEUE,
+    IS_BOUNDED,
     NO_KEYS,
     Claim,
     Inserted,
     Keys,
     NewJob,
     Pulse,
+    QueueIsBounded,
     Storage,
     Watch,
     by_id,
@@ -36,8 +38,9 @@ DATES = frozenset(
 )
 BOOLEANS = frozenset({"drop_expired", "suspect", "cancel_requested"})
 
-# All payloads as one JSON text; what the jobs have in common is bound once.
-INSERT_MANY = """
+# All payloads as one JSON text; what the jobs have in common is bound once. Whether the queue takes only so much
+# travels with them: nobody asks that of a queue without limits.
+INSERT = f"""
 INSERT INTO jobs_job (task_path, backend, queue_name, priority, args, kwargs, schema_version, max_attempts, max_crashes,
     timeout, idempotency_key, state, enqueued_at, run_after, ready_at, attempts, forgiven_attempts, crashes, suspect,
     cancel_requested, leased_by, lease_token, worker_ids, progress_message, dedupe_key, dedupe_lock, expires_at,
@@ -50,9 +53,16 @@ SELECT :task_path, :backend, :queue_name, :priority, :args, call.value, :schema_
     COALESCE(json_extract(:concurrency_keys, '$[' || call.key || ']'), ''), :max_concurrent,
     json_extract(:concurrency_keys, '$[' || call.key || ']') IS NOT NULL,
     COALESCE(json_extract(:group_keys, '$[' || call.key || ']'), '')
-FROM json_each(:calls) AS call WHERE TRUE ORDER BY call.key
-ON CONFLICT (dedupe_lock) DO NOTHING RETURNING id, dedupe_key
+FROM json_each(:calls) AS call WHERE NOT (:unless_bounded AND {IS_BOUNDED.format(name=":queue_name")})
+ORDER BY call.key
 """
+RETURNING = "RETURNING id, dedupe_key"
+UNLESS_HELD = "ON CONFLICT (dedupe_lock) DO NOTHING"
+INSERT_MANY = f"{INSERT} {UNLESS_HELD} {RETURNING}"
+# As Django's cursor takes it, so that its wrappers and its log see what a request enqueues.
+INSERT_ONE, INSERT_KEYED = (
+    re.sub(r":(\w+)", r"%(\1)s", f"{INSERT} {clause} {RETURNING}") for clause in ("", UNLESS_HELD)
+)
 CHUNK = 2_000  # payloads in one statement
 
 TAKE = f"""
@@ -129,6 +139,29 @@ class SQLiteStorage(Storage):
         """Return this host's time: SQLite is one host's database and has no clock of its own."""
         return timezone.now()
 
+    def insert(self, rows: Sequence[NewJob], tell: bool = False) -> list[Inserted]:
+        inserted: list[Inserted] = []
+        for row in rows:
+            if (one := self.insert_one(INSERT_ONE, row)) is None:
+                raise QueueIsBounded(row.queue_name)
+            inserted.append(one)
+        return inserted
+
+    def insert_unless_held(self, row: NewJob) -> Inserted | None:
+        inserted = self.insert_one(INSERT_KEYED, row)
+        if inserted is None:
+            self.refuse_bounded(row)  # a key that is held is no refusal
+        return inserted
+
+    def insert_one(self, sql: str, row: NewJob) -> Inserted | None:
+        job, arguments = self.arguments_of(row)
+        with self.connection.cursor() as cursor:
+            # As a string, which is stored as it is: Django finds JSON here by its text, and writes it so.
+            kwargs = json.dumps(json.dumps(json.loads(row.kwargs)))
+            cursor.execute(sql, arguments | call_of([kwargs], Keys.of_one(row)))
+            found = cursor.fetchone()
+        return Inserted(found[0], job.state, job.enqueued_at, job.run_after) if found else None
+
     def insert_many(self, template: NewJob, kwargs: Sequence[str], keys: Keys = NO_KEYS) -> list[Inserted]:
         job, added = self.insert_all(template, kwargs, keys)
         return [Inserted(job_id, job.state, job.enqueued_at, job.run_after) for job_id, _ in sorted(added)]
@@ -142,9 +175,26 @@ class SQLiteStorage(Storage):
 
     def insert_all(self, template: NewJob, kwargs: Sequence[str], keys: Keys) -> tuple[Job, list[tuple[int, str]]]:
         """Return what all have in common, and id and dedupe key of each that was added."""
+        job, arguments = self.arguments_of(template)
+        added: list[tuple[int, str]] = []
+        with self.atomic():
+            for part in portions(kwargs, CHUNK):
+                found = self.execute(
+                    INSERT_MANY, arguments | call_of(kwargs[part], Keys(*(kind[part] for kind in keys)))
+                ).fetchall()
+                if not found and arguments["unless_bounded"]:
+                    if not keys.dedupe:
+                        raise QueueIsBounded(template.queue_name)
+                    self.refuse_bounded(template)
+                arguments["unless_bounded"] = False  # all of them, or none
+                added.extend(found)
+        return job, added
+
+    def arguments_of(self, template: NewJob) -> tuple[Job, dict[str, Any]]:
         job = self.job_from(template._replace(kwargs="{}"), self.now())
         arguments = template._asdict() | {
             "timeout": None if template.timeout is None else template.timeout // timedelta(microseconds=1),
+            "args": json.dumps(job.args),
             "state": job.state,
             "now": stored(job.enqueued_at),
             "run_after": stored(job.run_after),
@@ -152,13 +202,7 @@ class SQLiteStorage(Storage):
             "expires_at": stored(job.expires_at),
         }
         del arguments["delay"], arguments["expires_after"]
-        added: list[tuple[int, str]] = []
-        with self.atomic():
-            for part in portions(kwargs, CHUNK):
-                arguments["calls"] = f"[{','.join(kwargs[part])}]"
-                arguments |= {f"{kind}_keys": json.dumps(found[part]) for kind, found in keys._asdict().items()}
-                added.extend(self.execute(INSERT_MANY, arguments).fetchall())
-        return job, added
+        return job, arguments
 
     def take(self, worker_id: str, claim: Claim, lease: timedelta) -> list[Lease]:
         monotonic, moment = time.monotonic(), self.now()
@@ -341,3 +385,8 @@ def settle_arguments(s: Settlement, moment: datetime, by_holder: bool) -> dict[s
         "last_attempted_at": stored(s.last_attempted_at),
         "finished_at": stored(s.finished_at or moment) if s.state in ENDED else None,
     }
+
+
+def call_of(kwargs: Sequence[str], keys: Keys) -> dict[str, str]:
+    """Return what differs between jobs, as a statement takes it."""
+    return {"calls": f"[{','.join(kwargs)}]"} | {f"{kind}_keys": json.dumps(of) for kind, of in keys._asdict().items()}

@@ -2,10 +2,11 @@
 
 import pytest
 
-from jobs import QueueFull, schedules, stats
-from jobs.models import Job, Schedule
+from jobs import schedules, stats
+from jobs.models import Job, Queue, Schedule
 from jobs.models.schedule import NOT_DECLARED
 from jobs.storage import storage
+from tests import tasks
 from tests.admin.test_schedule import a_schedule
 
 from .console import jobs
@@ -51,13 +52,10 @@ def test_one_is_shown_with_its_next_times_and_what_came_of_the_last():
     assert "has not enqueued anything" in jobs("schedules", "show", a_schedule(name="new").name).out
 
 
-def test_a_full_queue_is_a_message_and_no_traceback(monkeypatch):
-    def full(*args, **kwargs):
-        raise QueueFull("default", 5, 1.0)
-
+def test_a_full_queue_is_a_message_and_no_traceback():
     a_schedule(name="nightly")
-    monkeypatch.setattr("jobs.limits.door.admit", full)
-    monkeypatch.setattr("jobs.limits.admit", full)
+    Queue.objects.create(name="default", max_depth=1)
+    tasks.add.enqueue(1, 2)
 
     assert "default" in jobs("schedules", "run", "nightly").error
     assert "default" in jobs("enqueue", "tests.tasks.add", "--args", "[1, 2]").error

@@ -27,7 +27,7 @@ from jobs.outcomes import (
     Success,
 )
 from jobs.states import Reason, RecordState, State
-from jobs.storage import ANY_QUEUE, Claim, Keys, NewJob, Place, Storage, storage
+from jobs.storage import ANY_QUEUE, Claim, Keys, NewJob, Place, QueueIsBounded, Storage, storage
 from jobs.storage.base import portions
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
@@ -175,6 +175,83 @@ def test_payloads_are_cut_by_their_number_and_by_their_size(sizes, count, cuts, 
 
     assert [part.stop - part.start for part in parts] == cuts
     assert [part.start for part in parts] == [sum(cuts[:n]) for n in range(len(cuts))]
+
+
+ADDING = {
+    "one": lambda store, job: store.insert([job]),
+    "unless held": lambda store, job: store.insert_unless_held(job._replace(dedupe_key="k")),
+    "many": lambda store, job: store.insert_many(job, ["{}", "{}"]),
+    "many unless held": lambda store, job: store.insert_many_unless_held(
+        job, ["{}", "{}"], Keys(dedupe=["k", "l"], idempotency=["i", "j"])
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ADDING)
+@pytest.mark.parametrize("fields", [{}, {"group_key": "g", "delay": timedelta()}])
+def test_what_is_not_to_go_into_a_bounded_queue_unasked_does_not(store, way, fields):
+    add, job = ADDING[way], new(unless_bounded=True, **fields)
+    Queue.objects.create(name="other", max_depth=1)
+    Queue.objects.create(name="default", rate_limit=1, max_running=1)
+    add(store, job)
+    count = Job.objects.count()
+    assert count in (1, 2)
+    Job.objects.update(dedupe_key="", dedupe_lock=None)
+
+    for bound in ({"max_depth": 1}, {"max_depth": None, "max_age": WEEK}):
+        Queue.objects.filter(name="default").update(**bound)
+        with pytest.raises(QueueIsBounded):
+            add(store, job)
+    assert Job.objects.count() == count
+
+    add(store, job._replace(unless_bounded=False))
+    assert Job.objects.count() == 2 * count
+
+
+def test_a_key_that_is_held_is_told_from_a_bounded_queue(store):
+    job = new(unless_bounded=True, dedupe_key="k")
+    assert store.insert_unless_held(job)
+
+    assert store.insert_unless_held(job) is None
+    assert store.insert_many_unless_held(job, ["{}"], Keys(dedupe=["k"])) == [None]
+
+
+def test_of_several_statements_the_first_asks_for_all(store, monkeypatch):
+    """Or one that somebody bounds meanwhile would be refused when others beside it are written already."""
+    bounds = f"CREATE TRIGGER bounds AFTER INSERT ON jobs_job {BOUNDING[connection.vendor]}"
+    monkeypatch.setattr(f"jobs.storage.{connection.vendor}.CHUNK", 1)
+    Queue.objects.create(name="default")
+    with connection.cursor() as cursor:
+        for statement in (*PREPARING.get(connection.vendor, []), bounds):
+            cursor.execute(statement)
+
+    store.insert_many(new(unless_bounded=True), ["{}", "{}"])
+    Queue.objects.update(max_depth=None)
+    store.insert_many_unless_held(new(unless_bounded=True), ["{}", "{}"], Keys(dedupe=["k", "l"]))
+
+    assert Queue.objects.get().max_depth == 1
+    assert Job.objects.count() == 4
+
+
+PREPARING = {
+    "postgresql": [
+        """CREATE FUNCTION bound_it() RETURNS trigger AS $$
+        BEGIN UPDATE jobs_queue SET max_depth = 1; RETURN NULL; END $$ LANGUAGE plpgsql"""
+    ]
+}
+BOUNDING = {
+    "postgresql": "FOR EACH STATEMENT EXECUTE FUNCTION bound_it()",
+    "sqlite": "BEGIN UPDATE jobs_queue SET max_depth = 1; END",
+}
+
+
+def test_django_finds_the_payload_of_a_job_that_was_inserted_alone(store):
+    payload = {"name": "Zoë", "list": [1, 2.5, None], "of": {"b": True, "a": ""}}
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    job = new(args="[1,[2]]", kwargs=text, dedupe_key="k")
+    ids = [store.insert([new(args="[1,[2]]", kwargs=text)])[0].id, store.insert_unless_held(job).id]
+
+    assert sorted(Job.objects.filter(args=[1, [2]], kwargs=payload).values_list("pk", flat=True)) == ids
 
 
 def test_inserting_nothing_is_no_error(store):
