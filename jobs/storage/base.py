@@ -256,6 +256,7 @@ class Claim(NamedTuple):
     groups: Sequence[str] = NO_GROUP
     ageing: timedelta | None = None
     limits: QueueLimits | None = None  # see `Storage.take_limited`
+    recounts: bool = True  # what runs of a limited queue: others may have claimed before they knew of the limit
 
     @property
     def shares(self) -> tuple[int, int]:
@@ -533,7 +534,7 @@ class Storage:
                 oldest = counted.values_list("granted_at", flat=True).first()
                 wait = (oldest or moment) + limits.rate_period - moment
         if limits.max_running is not None:
-            room = limits.max_running - self.still_running(grants)
+            room = limits.max_running - self.still_running(claim, moment)
             free, wait = min(free, room), wait if room > 0 else max(wait, SOON)
         return free, wait
 
@@ -544,15 +545,24 @@ class Storage:
             same |= {"running": claim.limits.max_running is not None}
             self.rows(Grant).bulk_create([Grant(job_id=one.id, lease_token=one.token, **same) for one in leases])
 
-    def still_running(self, grants: QuerySet[Any]) -> int:
-        """Count the grants whose job is still held by the lease that they were given for, and close the others."""
-        open_grants = list(grants.filter(running=True).values_list("pk", "job_id", "lease_token"))
-        ids = [job_id for _, job_id, _ in open_grants]
-        held = set(self.jobs.running().filter(pk__in=ids).values_list("pk", "lease_token"))
-        over = [pk for pk, *lease in open_grants if tuple(lease) not in held]
-        if over:
+    def still_running(self, claim: Claim, moment: datetime) -> int:
+        """Count the grants whose job is still held by the lease that they were given for, and close the others.
+
+        A claim that recounts finds what was claimed without a grant, too, and gives it one that is past any period.
+        """
+        grants = self.rows(Grant).filter(queue_name=claim.queue_name)
+        known = {
+            tuple(lease): pk for pk, *lease in grants.filter(running=True).values_list("pk", "job_id", "lease_token")
+        }
+        of_queue = Q(queue_name=claim.queue_name) if claim.recounts else Q(pk__in=[job_id for job_id, _ in known])
+        held = set(self.jobs.running().filter(of_queue).values_list("pk", "lease_token"))
+        if over := [pk for lease, pk in known.items() if lease not in held]:
             self.rows(Grant).filter(pk__in=over).update(running=False)
-        return len(open_grants) - len(over)
+        if unknown := held - known.keys():
+            assert claim.limits is not None
+            same = {"queue_name": claim.queue_name, "granted_at": moment - claim.limits.rate_period}
+            self.rows(Grant).bulk_create([Grant(job_id=pk, lease_token=token, **same) for pk, token in unknown])
+        return len(held)
 
     def chosen(self, claim: Claim) -> list[int]:
         """Lock what a claim asks for. Transaction: joins the caller's."""

@@ -16,6 +16,7 @@ from .rota import Rota
 from .turns import Turns
 
 PROBE_LOOK_SECONDS = 1.0  # how often a process asks whether it is time to try a queue that a breaker has paused
+RECOUNT_SECONDS = 1.0  # how often it counts all that runs of a limited queue: so late others may learn of the limit
 RESCAN_SECONDS = 0.25  # how often a worker that has work asks which other queues have some
 SMALLEST_SHARE = 50  # of one queue among many
 IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
@@ -35,6 +36,7 @@ class Claimer:
         self.rota = Rota(frozenset(plan.queues), plan.solo)
         self.horizons: defaultdict[str, Horizon] = defaultdict(Horizon)
         self.groups: dict[str, Turns] = {}
+        self.recounted_at: dict[str, float] = {}
         self.calls: dict[str, float] = {}  # until when to look into a queue; news in, as they come, until there is room
         self.scanned_at = self.probed_at = float("-inf")
         self.rest = Rest()
@@ -71,7 +73,8 @@ class Claimer:
         limits = self.limits_of(name)
         if limits is not None and limits.slows:
             claim = self.unlimited(name, min(share, self.plan.threads), now)
-            return claim and claim._replace(limits=limits, places=())
+            recounts = now >= self.recounted_at.get(name, float("-inf")) + RECOUNT_SECONDS
+            return claim and claim._replace(limits=limits, places=(), recounts=recounts)
         return self.unlimited(name, share, now)
 
     def unlimited(self, name: str, share: int, now: float) -> Claim | None:

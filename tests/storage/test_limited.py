@@ -89,6 +89,37 @@ def test_no_more_run_at_a_time_than_may(store):
     assert len(take(store, 10, "w2", max_running=2)[0]) == 1
 
 
+@pytest.mark.parametrize("before", [None, {"rate_limit": 9}])
+def test_what_ran_when_the_limit_was_set_counts_until_it_ends(store, before):
+    fill(9)
+    fill(3, queue="other")
+    store.claim("w1", "other", 3, LEASE)
+    first = take(store, 2, **before)[0] if before else store.claim("w1", "default", 2, LEASE)
+    started = Grant.objects.count()
+
+    assert len(take(store, 10, max_running=3)[0]) == 1
+    assert take(store, 10, max_running=3)[0] == []
+    settle(first[0])
+    assert len(take(store, 10, max_running=3)[0]) == 1
+    settle(first[1])
+
+    assert len(take(store, 10, max_running=3)[0]) == 1
+    assert Grant.objects.filter(running=True).count() == 3
+    # They count for no rate, of which nobody spoke when they started.
+    within = Grant.objects.filter(granted_at__gt=store.now() - SECOND)
+    assert within.count() == started + 3
+
+
+def test_a_claim_that_does_not_recount_goes_by_the_grants(store):
+    fill(9)
+    store.claim("w1", "default", 2, LEASE)
+    claim = Claim("default", 10, limits=QueueLimits(max_running=3), recounts=False)
+
+    assert len(store.take_limited("w1", claim, LEASE).leases) == 3
+    assert store.take_limited("w1", claim._replace(recounts=True), LEASE).leases == []
+    assert Grant.objects.count() == 5
+
+
 def test_a_lease_that_is_taken_back_frees_its_place(store):
     fill(3)
     take(store, 1, max_running=1)

@@ -16,6 +16,7 @@ from jobs.outcomes import ErrorReport, Failed, Snoozed, Succeeded
 from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
+from jobs.worker.claimer import RECOUNT_SECONDS
 from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, REST_SECONDS, Engine
 from jobs.worker.executors import GRANT_SECONDS
 from jobs.worker.heartbeat import Heartbeat
@@ -498,6 +499,25 @@ def test_a_limited_queue_is_claimed_as_far_as_it_may_run_and_on_as_soon_as_a_job
     engine.tick()
     engine.tick()
     assert len(take(engine)) == 1
+
+
+def test_what_a_worker_that_knew_of_no_limit_yet_has_claimed_is_counted_within_a_second(engine_of, limited):
+    limited(max_running=2)
+    enqueue(6)
+    engine = engine_of(threads=9)
+    engine.tick()
+    first = take(engine)
+    assert len(first) == 2
+    storage().claim("another", "default", 2, timedelta(seconds=60))
+    for lease in first:
+        engine.desk.hand_in(Finished(lease, Succeeded("1"), time.monotonic(), time.monotonic()), dry=False)
+
+    engine.claimer.recounted_at["default"] -= RECOUNT_SECONDS
+    for _ in range(3):
+        engine.tick()
+
+    assert take(engine) == []
+    assert engine.claimer.recounted_at["default"] > time.monotonic() - RECOUNT_SECONDS
 
 
 def test_a_limited_queue_is_never_claimed_ahead_of_threads(engine_of, limited):
