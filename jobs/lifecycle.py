@@ -312,6 +312,7 @@ def resume(queue_name: str) -> None:
 def follow_settings() -> None:
     """Pause queues of which the settings say so now and did not when workers last began, and resume likewise.
 
+    All that the settings name are listed, so that people may pause and limit one before its first job.
     In between, a person's word counts. What the settings say nothing of stays as it is: another tree may have others.
     Raises: OperationalError, as `is_locked` tells, when somebody has locked one of these rows for long.
     """
@@ -321,7 +322,7 @@ def follow_settings() -> None:
     wanted, free = ({name for name, paused in said.items() if paused is word} for word in (True, False))
     with store.atomic():
         store.limit_lock_waits()
-        store.list_queues(wanted)
+        store.list_queues(conf.queues() | said.keys())
         new = rows.filter(name__in=wanted, settings_paused=False)
         # One that a breaker has paused would go on by itself.
         going = new.filter(Q(paused=False) | ~Q(tripped_by=""))

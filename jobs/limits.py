@@ -29,8 +29,8 @@ PORTION = 4  # a process that has added a quarter of what was free looks again
 SHORTEST, LONGEST = 1.0, 60.0  # seconds until whoever was refused should try again
 
 
-# Queues in whose row a person has written a limit.
-WRITTEN = ~Q(on_full="")
+# Queues in whose row a person has written a limit, or lifted those of the settings.
+WRITTEN = ~Q(on_full="") | Q(lifts_settings=True)
 OVERRIDES = [limit.name for limit in fields(QueueLimits) if limit.name != "paused"]  # a pause is a state of its own
 for limit in OVERRIDES:
     if limit != "on_full":
@@ -76,9 +76,6 @@ class Door:
         """Return the limits of a queue, as the settings say and the admin, whose word counts; None: it has none."""
         if time.monotonic() - self.rows_read_at >= FRESH_SECONDS:
             self.read_rows()
-        return self.known_limits_of(queue_name)
-
-    def known_limits_of(self, queue_name: str) -> QueueLimits | None:
         return self.rows.get(queue_name) or conf.options().queues.get(queue_name)
 
     def is_bounded(self, queue_name: str) -> bool | None:
@@ -86,8 +83,9 @@ class Door:
 
         So a queue without limits costs its producers no question, and most inserts not even the look in them.
         """
-        known = self.known_limits_of(queue_name)
-        if known is not None and known.bounds:
+        # What a person has lifted, another may have put back.
+        known = (self.rows.get(queue_name), conf.options().queues.get(queue_name))
+        if any(limits is not None and limits.bounds for limits in known):
             return True
         is_fresh = time.monotonic() - self.unbounded.get(queue_name, float("-inf")) < FRESH_SECONDS
         return False if is_fresh and not in_test_case() else None
@@ -187,7 +185,9 @@ class Door:
 
 
 def written_over(limits: QueueLimits, row: Queue) -> QueueLimits:
-    """Return limits with what a person has written into the queue's row."""
+    """Return limits with what a person has written into the queue's row, or that alone."""
+    if row.lifts_settings:
+        limits = QueueLimits()
     written = {name: getattr(row, name) for name in OVERRIDES}
     return replace(limits, **{name: value for name, value in written.items() if value not in (None, "")})
 
@@ -196,7 +196,7 @@ def written() -> dict[str, QueueLimits]:
     """Return the limits of the queues in whose rows a person has written any, and what the settings say beside."""
     defaults = conf.options().queues
     # No more columns than these: web processes of new code may run before the migrations do.
-    rows = storage().rows(Queue).filter(WRITTEN).only("name", *OVERRIDES)
+    rows = storage().rows(Queue).filter(WRITTEN).only("name", "lifts_settings", *OVERRIDES)
     return {row.name: written_over(defaults.get(row.name, QueueLimits()), row) for row in rows}
 
 

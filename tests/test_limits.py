@@ -12,6 +12,7 @@ from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 
 from jobs import QueueFull, enqueue_many, limits, stats
+from jobs.conf import QueueLimits
 from jobs.exceptions import DuplicateJob
 from jobs.lifecycle import follow_settings, pause, resume, trip
 from jobs.management.commands import runworker
@@ -145,7 +146,7 @@ def test_the_settings_may_pause_a_queue_until_a_person_says_otherwise(limit, mon
     monkeypatch.setattr(runworker.connections, "close_all", lambda: None)  # this test needs its own
     limit(paused=True)
     runworker.check([])  # before any process of the tree begins
-    queue = Queue.objects.get()
+    queue = Queue.objects.get(name="default")
     assert (queue.name, queue.paused, queue.paused_reason) == ("default", True, "The settings pause it.")
     fill(1)
     assert not run_jobs()
@@ -158,15 +159,15 @@ def test_the_settings_may_pause_a_queue_until_a_person_says_otherwise(limit, mon
     follow_settings()
     limit(paused=True)
     follow_settings()
-    assert Queue.objects.get().paused
+    assert Queue.objects.get(name="default").paused
 
     limit()
     follow_settings()  # a tree that knows nothing of it
-    assert Queue.objects.get().paused
+    assert Queue.objects.get(name="default").paused
 
     limit(paused=False)
     follow_settings()
-    assert not Queue.objects.get().paused
+    assert not Queue.objects.get(name="default").paused
 
 
 def test_a_queue_that_a_breaker_has_paused_does_not_go_on_by_itself_when_the_settings_pause_it(limit):
@@ -175,7 +176,7 @@ def test_a_queue_that_a_breaker_has_paused_does_not_go_on_by_itself_when_the_set
 
     follow_settings()
 
-    queue = Queue.objects.get()
+    queue = Queue.objects.get(name="default")
     assert (queue.paused, queue.tripped_by, queue.probe_at, queue.paused_by) == (True, "", None, "settings")
 
 
@@ -184,7 +185,7 @@ def test_housekeeping_follows_the_settings_where_the_database_was_away_at_the_st
 
     keeper().tick()
 
-    assert Queue.objects.get().paused
+    assert Queue.objects.get(name="default").paused
 
 
 def test_a_queue_s_row_that_somebody_has_locked_holds_up_no_housekeeping(limit, monkeypatch):
@@ -202,7 +203,7 @@ def test_a_queue_s_row_that_somebody_has_locked_holds_up_no_housekeeping(limit, 
 
     assert Job.objects.get().state == State.READY
     house.tick()
-    assert Queue.objects.get().paused
+    assert Queue.objects.get(name="default").paused
 
 
 def test_the_settings_leave_what_a_person_has_paused(limit):
@@ -212,7 +213,7 @@ def test_the_settings_leave_what_a_person_has_paused(limit):
     limit(paused=False)
     follow_settings()
 
-    queue = Queue.objects.get()
+    queue = Queue.objects.get(name="default")
     assert (queue.paused, queue.paused_reason) == (True, "the printer is on fire")
 
 
@@ -329,6 +330,53 @@ def test_the_admin_s_word_counts_more_than_the_settings_and_within_a_second(limi
 
     tasks.add.enqueue(1, 2)
     assert Job.objects.latest("pk").state == State.SCHEDULED
+
+
+def test_the_admin_lifts_limits_of_the_settings_and_may_write_others(limit, admin_client):
+    limit(max_depth=1, rate_limit=5, max_age=60)
+    follow_settings()
+    queue = Queue.objects.get(name="default")
+    page = f"/admin/jobs/queue/{queue.pk}/change/"
+    fill(1)
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+
+    admin_client.post(page, {"lifts_settings": "on"})
+    fill(3)
+    assert "No limits." in admin_client.get(page).content.decode()
+    assert limits.limits_of("default") == QueueLimits()
+
+    admin_client.post(page, {"lifts_settings": "on", "max_running": 7})
+    assert limits.in_force() == {"default": QueueLimits(max_running=7)}
+    fill(1)
+
+    admin_client.post(page, {})
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_limits_of_the_settings_that_were_lifted_count_again_within_a_second(limit, monkeypatch):
+    limit(max_depth=1)
+    Queue.objects.create(name="default", lifts_settings=True)
+    limits.forget()
+    fill(2)
+
+    Queue.objects.update(lifts_settings=False)
+    monkeypatch.setattr(limits.door, "rows_read_at", limits.door.rows_read_at - limits.FRESH_SECONDS)
+
+    with pytest.raises(QueueFull):
+        tasks.add.enqueue(1, 2)
+
+
+def test_queues_that_the_settings_name_are_listed_before_their_first_job(limit, settings):
+    settings.TASKS = {
+        "default": settings.TASKS["default"] | {"QUEUES": ["email"], "OPTIONS": {"queues": {"sms": {"max_depth": 9}}}}
+    }
+
+    keeper().tick()
+
+    assert sorted(Queue.objects.values_list("name", flat=True)) == ["email", "sms"]
 
 
 @pytest.mark.django_db(transaction=True)

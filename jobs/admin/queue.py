@@ -30,7 +30,7 @@ PAUSE = Operation(
 RESUME = Operation(verb=_("Resume"), done=_("Resumed"), effect=_("Workers claim from it again at once."))
 
 
-LIMITS = ["max_running", "rate_limit", "rate_period", "max_depth", "max_age", "on_full", "shed_below"]
+LIMITS = ["lifts_settings", "max_running", "rate_limit", "rate_period", "max_depth", "max_age", "on_full", "shed_below"]
 
 
 class QueueList(ChangeList):

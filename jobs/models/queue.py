@@ -26,6 +26,12 @@ class Queue(models.Model):
         null=True, blank=True, help_text=_("When a job is tried, to see whether it may go on.")
     )
     probe_every = models.DurationField(null=True, blank=True, help_text=_("How soon after that the next one is."))
+    lifts_settings = models.BooleanField(
+        _("settings lifted"),
+        default=False,
+        db_default=False,
+        help_text=_("Only the limits that are written here count, and none of those in the settings."),
+    )
     max_running = models.PositiveIntegerField(
         null=True,
         blank=True,
