@@ -79,6 +79,7 @@ class Options:
 
 
 BACKEND = "jobs.backend.JobsBackend"
+LONGEST_QUEUE_NAME = 100
 LONGEST = timedelta(days=3650)
 LARGEST = 32767  # what the smallest column of a count holds everywhere
 
@@ -95,9 +96,18 @@ def options(alias: str | None = None) -> Options:
 
 def queues() -> set[str]:
     """Return the names of all queues that may be enqueued into; none when any name may."""
+    own = queues_of_backends()
+    return set().union(*own) if all(own) else set()
+
+
+def named_queues() -> set[str]:
+    """Return the names of all queues that a backend of ours names."""
+    return {name for names in queues_of_backends() for name in names if len(name) <= LONGEST_QUEUE_NAME}
+
+
+def queues_of_backends() -> list[set[str]]:
     own = [params for params in getattr(settings, "TASKS", {}).values() if params.get("BACKEND") == BACKEND]
-    names = [set(params.get("QUEUES", ["default"])) for params in own]
-    return set().union(*names) if all(names) else set()
+    return [set(params.get("QUEUES", ["default"])) for params in own]
 
 
 @receiver(setting_changed)
@@ -222,6 +232,8 @@ def queue_limits(value: Any) -> dict[str, QueueLimits]:
         raise TypeError(f"takes a dict of limits by the name of the queue, not {value!r}")
     found = {}
     for name, given in value.items():
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_QUEUE_NAME or "\0" in name:
+            raise ValueError(f"has {name!r:.120}, which no queue can be called: 1 to {LONGEST_QUEUE_NAME} characters")
         if not isinstance(given, Mapping):
             raise TypeError(f"takes a dict of limits for the queue {name!r}, not {given!r}")
         if unknown := [key for key in given if key not in LIMIT_READERS]:

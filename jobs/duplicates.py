@@ -32,8 +32,6 @@ def add_unless_held(job: NewJob, on_duplicate: str) -> Inserted:
             end_condemned([key])
             continue
         if on_duplicate == "replace" and holder.task_path == job.task_path:
-            if holder.state == State.SCHEDULED:
-                store.refuse_bounded(job)  # it makes one more job ready
             if replaced := store.replace(job):
                 let_in_after_commit({holder.concurrency_key} - {job.concurrency_key})
                 return replaced
@@ -101,8 +99,6 @@ def tried(
     condemned = [key for key, holder in holders.items() if holder.is_condemned]
     if condemned or any(locks[place] not in holders for place in missing):
         raise Again(condemned)
-    if on_duplicate == "replace" and any(holder.state == State.SCHEDULED for holder in holders.values()):
-        store.refuse_bounded(template)
     own = {row.id for row in found.values() if row is not None}
     last = {locks[place]: place for place in missing}
     replaced: dict[str, Inserted | None] = {}

@@ -130,7 +130,7 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
             added = put(job._replace(unless_bounded=True), on_duplicate)
             door.note_unbounded(job.queue_name, asked_at)
             return added
-        door.read_rows()
+        door.look_again()
     held = functools.partial(duplicates.held, [job.dedupe_key], on_duplicate) if job.dedupe_key else int
     later = limits.admit(job.queue_name, job.priority, held=held)
     return put(job._replace(delay=later) if later else job, on_duplicate)
@@ -206,7 +206,7 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         added = put_many(template._replace(unless_bounded=True), texts, keys, task.on_duplicate)
         if added is not None:
             return texts, added
-        limits.door.read_rows()
+        limits.door.look_again()
     held = functools.partial(duplicates.held, keys.dedupe, task.on_duplicate) if keys.dedupe else int
     later = limits.admit(template.queue_name, template.priority, len(texts), held)
     return texts, put_many(template, texts, keys, task.on_duplicate, later) or []

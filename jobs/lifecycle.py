@@ -322,7 +322,7 @@ def follow_settings() -> None:
     wanted, free = ({name for name, paused in said.items() if paused is word} for word in (True, False))
     with store.atomic():
         store.limit_lock_waits()
-        store.list_queues(conf.queues() | said.keys())
+        store.list_queues(conf.named_queues() | said.keys())
         new = rows.filter(name__in=wanted, settings_paused=False)
         # One that a breaker has paused would go on by itself.
         going = new.filter(Q(paused=False) | ~Q(tripped_by=""))

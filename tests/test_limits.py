@@ -278,14 +278,6 @@ def test_of_many_that_are_put_off_those_that_are_ready_keep_their_place(limit):
     assert found == {0: (1, "ready"), 1: (1, "ready"), 2: (1, "ready"), 3: (1, "scheduled")}
 
 
-def test_limits_are_read_by_no_more_columns_than_they_need(limit):
-    """Web processes of new code may run before the migrations do."""
-    with CaptureQueriesContext(connection) as queries:
-        limits.door.read_rows()
-
-    assert "settings_paused" not in queries[0]["sql"]
-
-
 def test_many_at_once_go_by_a_fresh_look(limit, monkeypatch):
     monkeypatch.setattr("jobs.limits.in_test_case", bool)
     limit(max_depth=10)
@@ -379,6 +371,15 @@ def test_queues_that_the_settings_name_are_listed_before_their_first_job(limit, 
     assert sorted(Queue.objects.values_list("name", flat=True)) == ["email", "sms"]
 
 
+def test_one_backend_that_takes_any_name_does_not_hide_what_others_name(settings):
+    one = settings.TASKS["default"]
+    settings.TASKS = {"default": one | {"QUEUES": ["email", "x" * 101]}, "other": one | {"QUEUES": []}}
+
+    follow_settings()
+
+    assert Queue.objects.get().name == "email"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_the_admin_limits_a_queue_that_the_settings_do_not_name():
     Queue.objects.create(name="default", max_depth=1)
@@ -444,8 +445,7 @@ def test_a_limit_that_the_admin_has_written_counts_from_the_first_job_on(way):
     Queue.objects.create(name="default", max_depth=2)
 
     add(2)
-    # In the caller's transaction, which goes on.
-    with pytest.raises(QueueFull), transaction.atomic():
+    with pytest.raises(QueueFull):
         add(3)
     Queue.objects.update(max_depth=None)
     add(4)
@@ -478,6 +478,31 @@ def test_a_limit_that_is_written_while_a_process_enqueues_counts_within_a_second
 
     with pytest.raises(QueueFull):
         tasks.add.enqueue(1, 2)
+
+
+def test_what_a_test_case_takes_back_is_not_remembered():
+    limits.forget()
+    Queue.objects.create(name="default", max_depth=1)
+    fill(1)
+    with suppress(QueueFull):
+        fill(1)
+    tasks.add.using(queue_name="email").enqueue(1, 2)
+
+    assert limits.limits_of("default") == QueueLimits(max_depth=1)
+    assert (limits.door.rows, limits.door.unbounded) == ({}, {})
+
+
+def test_a_replacement_asks_nothing_more_of_a_queue_without_limits(monkeypatch):
+    monkeypatch.setattr("jobs.wake.last_sent", {"default": float("inf")})
+    keyed = KEYED.using(on_duplicate="replace")
+    keyed.using(run_after=MINUTE).enqueue(1, 0)
+
+    with CaptureQueriesContext(connection) as queries:
+        keyed.enqueue(1, 1)
+
+    assert Job.objects.get().state == State.READY
+    asked = [query["sql"] for query in queries if '"jobs_queue"' in query["sql"]]
+    assert asked == [] or (connection.vendor == "sqlite" and len(asked) == 1)  # whether it was the key that refused
 
 
 def test_a_replacement_that_makes_a_job_ready_finds_a_limit_of_the_admin():
@@ -562,6 +587,8 @@ def test_a_schedule_waits_for_room_and_is_not_broken(limit):
         ({"default": {"on_full": "panic"}}, "'reject', 'defer' or 'shed'"),
         ({"default": {"shed_below": 200}}, "-100 to 100"),
         ({"default": 5}, "dict of limits"),
+        ({"x" * 101: {}}, "no queue can be called"),
+        ({5: {}}, "no queue can be called"),
         ([], "dict of limits"),
     ],
 )

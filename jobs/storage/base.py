@@ -325,7 +325,7 @@ class Storage:
         """Add waiting jobs and return what became of each, in order. Transaction: joins the caller's.
 
         `tell` also notifies workers, in the same commit where the database can.
-        Raises: QueueIsBounded, here and where more are added, for the first if it asks for that.
+        Raises: QueueIsBounded, here and where more are added, if the first asks for that.
         """
         for row in rows[:1]:
             self.refuse_bounded(row)
@@ -470,9 +470,7 @@ class Storage:
         held, so a crash frees its place.
         Raises: OperationalError, as `is_locked` tells, when another is at it.
         """
-        name, limits = claim.queue_name, claim.limits
-        assert limits is not None
-        grants = self.rows(Grant).filter(queue_name=name)
+        name = claim.queue_name
         with self.atomic():
             row = self.rows(Queue).select_for_update(nowait=True).filter(name=name)
             if not row.exists():
@@ -486,9 +484,7 @@ class Storage:
             leases = self.take(worker_id, asked, lease)
             self.note_grants(claim, leases, moment)
         if random.random() < len(leases) / PRUNED_PER_LEASES:
-            old = grants.filter(running=False, granted_at__lt=moment - limits.rate_period - KEPT_GRANTS)
-            oldest_first = old.order_by("granted_at").values_list("pk", flat=True)
-            self.rows(Grant).filter(pk__in=list(oldest_first[:PRUNED_GRANTS])).delete()
+            self.forget_grants(claim, moment)
         has_ended = len(leases) < free and len(asked.groups) == len(claim.groups)
         return Taken(leases, free, len(asked.groups), None if has_ended else timedelta())
 
@@ -534,7 +530,7 @@ class Storage:
                 oldest = counted.values_list("granted_at", flat=True).first()
                 wait = (oldest or moment) + limits.rate_period - moment
         if limits.max_running is not None:
-            room = limits.max_running - self.still_running(claim, moment)
+            room = limits.max_running - self.still_running(claim, limits.max_running, moment)
             free, wait = min(free, room), wait if room > 0 else max(wait, SOON)
         return free, wait
 
@@ -545,24 +541,39 @@ class Storage:
             same |= {"running": claim.limits.max_running is not None}
             self.rows(Grant).bulk_create([Grant(job_id=one.id, lease_token=one.token, **same) for one in leases])
 
-    def still_running(self, claim: Claim, moment: datetime) -> int:
+    def still_running(self, claim: Claim, most: int, moment: datetime) -> int:
         """Count the grants whose job is still held by the lease that they were given for, and close the others.
 
-        A claim that recounts finds what was claimed without a grant, too, and gives it one that is past any period.
+        A claim that recounts looks for what was claimed without a grant, too, until there are `most`, and gives that
+        one which counts for no rate.
         """
-        grants = self.rows(Grant).filter(queue_name=claim.queue_name)
-        known = {
-            tuple(lease): pk for pk, *lease in grants.filter(running=True).values_list("pk", "job_id", "lease_token")
-        }
-        of_queue = Q(queue_name=claim.queue_name) if claim.recounts else Q(pk__in=[job_id for job_id, _ in known])
-        held = set(self.jobs.running().filter(of_queue).values_list("pk", "lease_token"))
+        grants, running = self.rows(Grant).filter(queue_name=claim.queue_name), self.jobs.running()
+        granted = grants.filter(running=True).values_list("pk", "job_id", "lease_token")
+        known = {tuple(lease): pk for pk, *lease in granted}
+        ids = [job_id for job_id, _ in known]
+        held = set(running.filter(pk__in=ids).values_list("pk", "lease_token"))
         if over := [pk for lease, pk in known.items() if lease not in held]:
             self.rows(Grant).filter(pk__in=over).update(running=False)
-        if unknown := held - known.keys():
-            assert claim.limits is not None
-            same = {"queue_name": claim.queue_name, "granted_at": moment - claim.limits.rate_period}
-            self.rows(Grant).bulk_create([Grant(job_id=pk, lease_token=token, **same) for pk, token in unknown])
-        return len(held)
+        if not claim.recounts or len(held) >= most:
+            return len(held)
+        unknown = running.filter(queue_name=claim.queue_name).exclude(pk__in=[job_id for job_id, _ in held])
+        found = list(unknown.values_list("pk", "lease_token")[: most - len(held)])
+        if found:
+            self.forget_grants(claim, moment)
+            same = {"queue_name": claim.queue_name, "granted_at": moment - self.remembered(claim)}
+            self.rows(Grant).bulk_create([Grant(job_id=pk, lease_token=token, **same) for pk, token in found])
+        return len(held) + len(found)
+
+    def forget_grants(self, claim: Claim, moment: datetime) -> None:
+        """Delete some of those that are over and count for nothing any more."""
+        old = self.rows(Grant).filter(queue_name=claim.queue_name, running=False)
+        oldest_first = old.filter(granted_at__lte=moment - self.remembered(claim)).order_by("granted_at")
+        self.rows(Grant).filter(pk__in=list(oldest_first.values_list("pk", flat=True)[:PRUNED_GRANTS])).delete()
+
+    def remembered(self, claim: Claim) -> timedelta:
+        """Return for how long a grant counts. Others may know of a longer period."""
+        assert claim.limits is not None
+        return claim.limits.rate_period + KEPT_GRANTS
 
     def chosen(self, claim: Claim) -> list[int]:
         """Lock what a claim asks for. Transaction: joins the caller's."""

@@ -86,7 +86,7 @@ BY_TIME = {
 }
 AT_ONCE = {"due": "NULL", "state": "'ready'", "ready_at": "statement_timestamp()", "expires_at": "NULL"}
 # Whether a queue takes only so much travels with what is added to it: nobody asks that of a queue without limits.
-REFUSED = f"(%(unless_bounded)s::boolean AND {IS_BOUNDED.format(name='%(queue_name)s::varchar')})"
+REFUSED = IS_BOUNDED.format(name="%(queue_name)s::varchar")
 INSERT_ONE = f"{INSERT} SELECT {VALUES.format(**ONE, **BY_TIME, **KEYLESS, **SHARED)} WHERE NOT {REFUSED} {RETURNING}"
 # A key that is held is no refusal.
 INSERT_KEYED = f"""
@@ -103,7 +103,7 @@ INSERT_NOW = f"{INSERT} SELECT {NOW} WHERE NOT {REFUSED} RETURNING id, enqueued_
 OF_ONE_CALL = ("args", "kwargs", "idempotency_key")
 OF_ITS_TASK = (
     *("task_path", "backend", "queue_name", "priority"),
-    *("schema_version", "max_attempts", "max_crashes", "timeout", "drop_expired", "max_concurrent", "unless_bounded"),
+    *("schema_version", "max_attempts", "max_crashes", "timeout", "drop_expired", "max_concurrent"),
 )
 of_its_task, of_one_call = attrgetter(*OF_ITS_TASK), attrgetter(*OF_ONE_CALL)
 # What calls of one task have in common travels once, all payloads as one JSON text. Ids come from a sequence in the
@@ -203,14 +203,20 @@ SERVER = ", pg_backend_pid()"
 TELL = f", pg_notify('{CHANNEL}', queue_name)"
 
 
-@lru_cache(maxsize=256)
-def insert_now_sql(values: tuple[Any, ...]) -> str:
+@cache
+def asking(sql: str, asks: bool) -> str:
+    """Return an INSERT as it is, or one that does not look whether its queue takes only so much."""
+    return sql if asks else sql.replace(REFUSED, "FALSE")
+
+
+@lru_cache(maxsize=512)
+def insert_now_sql(values: tuple[Any, ...], asks: bool) -> str:
     """Return INSERT_NOW for calls of one task: what they have in common is merged once, not by the driver each time."""
     from psycopg.sql import Literal
 
     literals = [Literal(value).as_string(None).replace("%", "%%") for value in values]
     texts = dict(zip(OF_ITS_TASK, literals, strict=True))
-    return INSERT_NOW % (texts | dict.fromkeys(OF_ONE_CALL, "%s"))
+    return asking(INSERT_NOW, asks) % (texts | dict.fromkeys(OF_ONE_CALL, "%s"))
 
 
 READY = """
@@ -417,11 +423,13 @@ class PostgresStorage(Storage):
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
         is_now = row.run_after is None and row.delay is None and row.expires_at is None and row.expires_after is None
         is_now = is_now and not row.concurrency_key and not row.group_key
-        sql, values = (insert_now_sql(of_its_task(row)), of_one_call(row)) if is_now else (INSERT_ONE, row._asdict())
+        values: Any = of_one_call(row) if is_now else row._asdict()
+        asks = row.unless_bounded
+        sql = insert_now_sql(of_its_task(row), asks) if is_now else asking(INSERT_ONE, asks)
         driver = cursor.connection
-        asks = is_now and driver not in UNPOOLED
+        asks_for_server = is_now and driver not in UNPOOLED
         try:
-            cursor.execute("".join((sql, SERVER if asks else "", TELL if tell else "")), values)
+            cursor.execute("".join((sql, SERVER if asks_for_server else "", TELL if tell else "")), values)
         except OperationalError as error:
             if not tell or getattr(error.__cause__, "sqlstate", None) != QUEUE_OF_NOTIFICATIONS_FULL:
                 raise
@@ -431,24 +439,24 @@ class PostgresStorage(Storage):
             raise QueueIsBounded(row.queue_name)
         if not is_now:
             return Inserted(*found[:4])
-        if asks and found[2] == driver.info.backend_pid:
+        if asks_for_server and found[2] == driver.info.backend_pid:
             UNPOOLED.add(driver)
         return Inserted(found[0], State.READY, found[1].replace(tzinfo=UTC), None)
 
     def insert_many(self, template: NewJob, kwargs: Sequence[str], keys: Keys = NO_KEYS) -> list[Inserted]:
         inserted: list[Inserted] = []
-        arguments = template._asdict()
+        arguments, asks = template._asdict(), template.unless_bounded
         with self.connection.cursor() as cursor:
             for part in portions(kwargs, CHUNK):
                 arguments["kwargs"] = f"[{','.join(kwargs[part])}]"
                 arguments["idempotency_keys"] = list(keys.idempotency[part])
                 arguments["concurrency_keys"] = list(keys.concurrency[part])
                 arguments["group_keys"] = list(keys.group[part])
-                cursor.execute(INSERT_MANY, arguments)
+                cursor.execute(asking(INSERT_MANY, asks), arguments)
                 refuses, ids, *same = cursor.fetchone()
                 if refuses:
                     raise QueueIsBounded(template.queue_name)
-                arguments["unless_bounded"] = False  # all of them, or none
+                asks = False  # all of them, or none
                 inserted.extend(Inserted(job_id, *same) for job_id in ids)
         return inserted
 
@@ -456,7 +464,7 @@ class PostgresStorage(Storage):
         inserted: dict[int, Inserted] = {}
         places = sorted(range(len(kwargs)), key=keys.dedupe.__getitem__)
         texts = [kwargs[place] for place in places]
-        arguments = template._asdict()
+        arguments, asks = template._asdict(), template.unless_bounded
         with self.connection.cursor() as cursor:
             cursor.execute(NEXT_IDS, [len(kwargs)])
             ids = [row[0] for row in cursor.fetchall()]
@@ -465,11 +473,11 @@ class PostgresStorage(Storage):
                 these = keys.part(places[part])
                 arguments |= {f"{kind}_keys": list(found) for kind, found in these._asdict().items()}
                 arguments["ids"] = [ids[place] for place in places[part]]
-                cursor.execute(INSERT_MANY_KEYED, arguments)
+                cursor.execute(asking(INSERT_MANY_KEYED, asks), arguments)
                 refuses, added, *same = cursor.fetchone()
                 if refuses:
                     raise QueueIsBounded(template.queue_name)
-                arguments["unless_bounded"] = False
+                asks = False
                 inserted |= {job_id: Inserted(job_id, *same) for job_id in added}
         return [inserted.get(job_id) for job_id in ids]
 
@@ -485,7 +493,7 @@ class PostgresStorage(Storage):
             return {row[0] for row in cursor.fetchall()}
 
     def insert_unless_held(self, row: NewJob) -> Inserted | None:
-        refuses, *found = self.written_by(INSERT_KEYED, row)
+        refuses, *found = self.written_by(asking(INSERT_KEYED, row.unless_bounded), row)
         if refuses:
             raise QueueIsBounded(row.queue_name)
         return Inserted(*found) if found[0] is not None else None

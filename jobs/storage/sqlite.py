@@ -140,6 +140,8 @@ class SQLiteStorage(Storage):
         return timezone.now()
 
     def insert(self, rows: Sequence[NewJob], tell: bool = False) -> list[Inserted]:
+        if len(rows) > 1:
+            return super().insert(rows, tell)
         inserted: list[Inserted] = []
         for row in rows:
             if (one := self.insert_one(INSERT_ONE, row)) is None:

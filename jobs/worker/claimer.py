@@ -4,6 +4,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -16,10 +17,26 @@ from .rota import Rota
 from .turns import Turns
 
 PROBE_LOOK_SECONDS = 1.0  # how often a process asks whether it is time to try a queue that a breaker has paused
-RECOUNT_SECONDS = 1.0  # how often it counts all that runs of a limited queue: so late others may learn of the limit
+LEARN_SECONDS = 1.0  # until all processes know of a limit; in between they may claim as if there were none
+RECOUNT_SECONDS = 30.0
 RESCAN_SECONDS = 0.25  # how often a worker that has work asks which other queues have some
 SMALLEST_SHARE = 50  # of one queue among many
 IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
+
+
+@dataclass
+class Recounts:
+    """When to count all that runs of a limited queue: often at first, then now and then."""
+
+    began_at: float = float("inf")
+    last_at: float = float("-inf")
+
+    def is_due(self, now: float) -> bool:
+        is_new = now < self.began_at + 3 * LEARN_SECONDS
+        return now >= self.last_at + (LEARN_SECONDS if is_new else RECOUNT_SECONDS)
+
+    def note(self, now: float) -> None:
+        self.began_at, self.last_at = min(self.began_at, now), now
 
 
 class Claimer:
@@ -36,7 +53,7 @@ class Claimer:
         self.rota = Rota(frozenset(plan.queues), plan.solo)
         self.horizons: defaultdict[str, Horizon] = defaultdict(Horizon)
         self.groups: dict[str, Turns] = {}
-        self.recounted_at: dict[str, float] = {}
+        self.recounts: defaultdict[str, Recounts] = defaultdict(Recounts)
         self.calls: dict[str, float] = {}  # until when to look into a queue; news in, as they come, until there is room
         self.scanned_at = self.probed_at = float("-inf")
         self.rest = Rest()
@@ -73,8 +90,9 @@ class Claimer:
         limits = self.limits_of(name)
         if limits is not None and limits.slows:
             claim = self.unlimited(name, min(share, self.plan.threads), now)
-            recounts = now >= self.recounted_at.get(name, float("-inf")) + RECOUNT_SECONDS
+            recounts = limits.max_running is not None and self.recounts[name].is_due(now)
             return claim and claim._replace(limits=limits, places=(), recounts=recounts)
+        self.recounts.pop(name, None)
         return self.unlimited(name, share, now)
 
     def unlimited(self, name: str, share: int, now: float) -> Claim | None:

@@ -164,7 +164,7 @@ class Engine:
                 taken = Taken([], 0, 0, timedelta(seconds=random.uniform(0.5, 1.5) * BUSY_SECONDS))
             else:
                 if claim.recounts:
-                    self.claimer.recounted_at[name] = time.monotonic()
+                    self.claimer.recounts[name].note(time.monotonic())
                 if taken.wait and not taken.leases:  # and not because of a lock
                     self.tally.count("limited", "", name)
             now = time.monotonic()

@@ -16,6 +16,7 @@ from jobs.leases import Lease
 from jobs.models import Job, Queue
 from jobs.models.queue import Grant
 from jobs.outcomes import Released, Snoozed, Succeeded
+from jobs.states import State
 from jobs.storage import Claim, Keys, NewJob, storage
 from jobs.storage import base as module
 from jobs.verdicts import settlement
@@ -91,6 +92,7 @@ def test_no_more_run_at_a_time_than_may(store):
 
 @pytest.mark.parametrize("before", [None, {"rate_limit": 9}])
 def test_what_ran_when_the_limit_was_set_counts_until_it_ends(store, before):
+    began = store.now()
     fill(9)
     fill(3, queue="other")
     store.claim("w1", "other", 3, LEASE)
@@ -106,8 +108,27 @@ def test_what_ran_when_the_limit_was_set_counts_until_it_ends(store, before):
     assert len(take(store, 10, max_running=3)[0]) == 1
     assert Grant.objects.filter(running=True).count() == 3
     # They count for no rate, of which nobody spoke when they started.
-    within = Grant.objects.filter(granted_at__gt=store.now() - SECOND)
-    assert within.count() == started + 3
+    assert Grant.objects.filter(granted_at__gt=began).count() == started + 3
+    Grant.objects.filter(granted_at__gt=began).delete()
+    assert len(take(store, 10, rate_limit=2, rate_period=timedelta(hours=1))[0]) == 2
+
+
+def test_a_recount_writes_no_more_than_closes_the_door(store):
+    """However often, and however many others have claimed."""
+    fill(30)
+    store.claim("w1", "default", 20, LEASE)
+
+    for _ in range(3):
+        assert take(store, 10, max_running=3)[0] == []
+    assert Grant.objects.count() == 3
+    Job.objects.running().update(state=State.SUCCEEDED, lease_expires_at=None, leased_by="", finished_at=store.now())
+    take(store, 1, max_running=3)
+
+    # What has ended and counts for nothing goes with the next recount that writes any.
+    store.claim("w1", "default", 3, LEASE)
+    take(store, 1, max_running=4)
+    take(store, 1, max_running=4)
+    assert Grant.objects.count() == 4
 
 
 def test_a_claim_that_does_not_recount_goes_by_the_grants(store):
@@ -116,8 +137,9 @@ def test_a_claim_that_does_not_recount_goes_by_the_grants(store):
     claim = Claim("default", 10, limits=QueueLimits(max_running=3), recounts=False)
 
     assert len(store.take_limited("w1", claim, LEASE).leases) == 3
-    assert store.take_limited("w1", claim._replace(recounts=True), LEASE).leases == []
-    assert Grant.objects.count() == 5
+    wider = claim._replace(limits=QueueLimits(max_running=6), recounts=True)
+    assert len(store.take_limited("w1", wider, LEASE).leases) == 1
+    assert Grant.objects.count() == 6
 
 
 def test_a_lease_that_is_taken_back_frees_its_place(store):

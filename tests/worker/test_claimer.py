@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.storage import ANY_QUEUE, ReadyQueue
-from jobs.worker.claimer import RESCAN_SECONDS, Claimer
+from jobs.worker.claimer import RESCAN_SECONDS, Claimer, Recounts
 from jobs.worker.horizon import COST, LONGEST_REST_SECONDS
 from jobs.worker.plan import Plan
 from tests.leases import a_lease
@@ -50,6 +50,17 @@ def nothing(claimer, claims, now):
 
 def everything(claimer, claims, now):
     claimer.note(claims, [[a_lease(id=n) for n in range(claim.limit)] for claim in claims], now, now)
+
+
+def test_what_runs_is_counted_often_while_a_limit_is_new_and_then_now_and_then():
+    recounts = Recounts()
+    counted = []
+    for now in range(100):
+        if recounts.is_due(now):
+            counted.append(now)
+            recounts.note(now)
+
+    assert counted == [0, 1, 2, 32, 62, 92]
 
 
 def test_one_queue_gets_all_the_room(clock):

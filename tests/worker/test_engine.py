@@ -16,7 +16,7 @@ from jobs.outcomes import ErrorReport, Failed, Snoozed, Succeeded
 from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
-from jobs.worker.claimer import RECOUNT_SECONDS
+from jobs.worker.claimer import LEARN_SECONDS
 from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, REST_SECONDS, Engine
 from jobs.worker.executors import GRANT_SECONDS
 from jobs.worker.heartbeat import Heartbeat
@@ -512,12 +512,27 @@ def test_what_a_worker_that_knew_of_no_limit_yet_has_claimed_is_counted_within_a
     for lease in first:
         engine.desk.hand_in(Finished(lease, Succeeded("1"), time.monotonic(), time.monotonic()), dry=False)
 
-    engine.claimer.recounted_at["default"] -= RECOUNT_SECONDS
+    engine.claimer.recounts["default"].last_at -= LEARN_SECONDS
     for _ in range(3):
         engine.tick()
 
     assert take(engine) == []
-    assert engine.claimer.recounted_at["default"] > time.monotonic() - RECOUNT_SECONDS
+    assert not engine.claimer.recounts["default"].is_due(time.monotonic())
+
+
+def test_what_a_rate_alone_has_let_in_counts_as_soon_as_there_is_a_limit_of_what_runs(engine_of, limited):
+    limited(rate_limit=100)
+    enqueue(9)
+    engine = engine_of(threads=3)
+    engine.tick()
+    assert len(take(engine)) == 3
+
+    limited(rate_limit=100, max_running=3)
+    engine_two = engine_of(worker_id="w2", threads=3)
+    for each in (engine_two, engine):
+        for _ in range(3):
+            each.tick()
+        assert take(each) == []
 
 
 def test_a_limited_queue_is_never_claimed_ahead_of_threads(engine_of, limited):
