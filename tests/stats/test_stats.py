@@ -142,7 +142,7 @@ def backlog(db):
     )
     columns = ", ".join(str(field.column) for field in Job._meta.local_concrete_fields if not field.primary_key)
     with connection.cursor() as cursor:
-        for _doubling in range(7):
+        for _doubling in range(5):
             cursor.execute(f"INSERT INTO jobs_job ({columns}) SELECT {columns} FROM jobs_job WHERE state = 'succeeded'")
         cursor.execute("ANALYZE")
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from jobs.models import Job
-from jobs.outcomes import Released, Succeeded, Success
+from jobs.outcomes import Released, Success
 from jobs.storage import Keys, NewJob, postgresql, sqlite, storage
 from jobs.storage.base import BLOCKED_KEYS, READY_GROUPS, READY_QUEUES
 from jobs.verdicts import settlement
@@ -26,20 +26,23 @@ def late_in_a_drain() -> None:
 def late_in_a_drain_of(jobs: int) -> None:
     """Most jobs succeeded, many are scheduled, some are ready, a few run: and statistics are of before."""
     store = storage()
-    rows = [new_job(number) for number in range(jobs)]
-    store.insert(rows)
-    store.insert([row._replace(delay=timedelta(days=1), priority=50) for row in rows[:1000]])
+    store.insert_many(new_job(), payloads(jobs))
+    store.insert_many(new_job()._replace(delay=timedelta(days=1), priority=50), payloads(1000))
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE jobs_job")
     for _ in range(jobs * 4 // 5 // 500):
         leases = store.claim("worker", "default", 500, LEASE)
-        store.settle([settlement(lease, Succeeded(), lease.claimed_at, lease.claimed_at) for lease in leases])
+        store.complete([Success(lease, None, 0.0, 0.0) for lease in leases])
     store.claim("worker", "default", 100, LEASE)
 
 
-def new_job(number: int) -> NewJob:
-    return NewJob("tests.tasks.add", "default", "default", 0, f"[{number}]", "{}", 1, 5, 3)
+def new_job() -> NewJob:
+    return NewJob("tests.tasks.add", "default", "default", 0, "[]", "{}", 1, 5, 3)
+
+
+def payloads(jobs: int) -> list[str]:
+    return [f'{{"a": {number}}}' for number in range(jobs)]
 
 
 def plan_of(sql: str, params: Any = None) -> str:
@@ -90,7 +93,7 @@ def test_a_claim_behind_a_place_does_not_read_what_an_open_transaction_keeps(ven
     if vendor != "postgresql":
         pytest.skip("SQLite keeps no old versions in its indexes")
     store = storage()
-    store.insert([new_job(number) for number in range(6_000)])
+    store.insert_many(new_job(), payloads(6_000))
     other = connection.copy()
     try:
         with other.cursor() as cursor:
@@ -200,8 +203,8 @@ def test_reaping_reads_only_running_jobs(late_in_a_drain):
 def test_a_beat_reads_no_whole_table_when_history_had_an_expiry_too(vendor):
     """By the statistics a quarter of the rows could have expired."""
     store = storage()
-    store.insert_many(new_job(0), ["{}"] * 3_000)
-    store.insert_many(new_job(0)._replace(expires_after=timedelta(hours=1)), ["{}"] * 3_000)
+    store.insert_many(new_job(), ["{}"] * 3_000)
+    store.insert_many(new_job()._replace(expires_after=timedelta(hours=1)), ["{}"] * 3_000)
     moment = store.now()
     old = {"state": "succeeded", "finished_at": moment, "started_at": moment, "ready_at": None}
     Job.objects.exclude(expires_at=None).update(**old, expires_at=moment - timedelta(hours=1))
@@ -228,7 +231,7 @@ def test_what_expires_is_found_in_an_index_of_its_own(late_in_a_drain, vendor):
 @pytest.fixture
 def behind_a_saturated_key(late_in_a_drain) -> None:
     store = storage()
-    store.insert_many(new_job(0), ["{}"] * 3_000, Keys(concurrency=["saturated"] * 3_000))
+    store.insert_many(new_job(), ["{}"] * 3_000, Keys(concurrency=["saturated"] * 3_000))
     store.unblock(["saturated"])
 
 
@@ -274,8 +277,8 @@ def test_naming_the_keys_that_are_waited_for_probes_their_index(behind_a_saturat
 @pytest.fixture
 def beside_a_large_group(late_in_a_drain) -> None:
     store = storage()
-    store.insert_many(new_job(0), ["{}"] * 3_000, Keys(group=["large"] * 3_000))
-    store.insert_many(new_job(0), ["{}"] * 50, Keys(group=[f"g{n}" for n in range(50)]))
+    store.insert_many(new_job(), ["{}"] * 3_000, Keys(group=["large"] * 3_000))
+    store.insert_many(new_job(), ["{}"] * 50, Keys(group=[f"g{n}" for n in range(50)]))
 
 
 @pytest.mark.parametrize("ageing", [None, timedelta(hours=1)])
