@@ -25,7 +25,7 @@ from .compat import (
     is_heard,
     task_enqueued,
 )
-from .conf import Options
+from .conf import LONGEST, Options
 from .decorator import JobTask
 from .payload import decoded
 from .states import State
@@ -92,6 +92,8 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
         super().validate_task(task)
         if getattr(task, "expires_at", None) and settings.USE_TZ and timezone.is_naive(task.expires_at):
             raise InvalidTask("expires_after must be a length of time or an aware datetime")
+        if task.run_after is not None and task.run_after - timezone.now() > LONGEST:
+            raise InvalidTask(f"run_after must be at most {LONGEST.days} days ahead")
         if getattr(task, "transactional", False):
             self.validate_transactional(task)
 
@@ -114,8 +116,9 @@ class JobsBackend(BaseTaskBackend):  # type: ignore[misc]
         self.validate_task(task)
         return enqueue.new_job(task, enqueue.checked(task, args, kwargs, self.jobs_options), self.jobs_options)
 
-    def add(self, task: Any, job: "NewJob") -> Any:
-        added = enqueue.add(job, task.on_duplicate)
+    def add(self, task: Any, job: "NewJob", is_admitted: bool = False) -> Any:
+        """Insert a job and return its result. `is_admitted`: it has found room in its queue before."""
+        added = (enqueue.add_admitted if is_admitted else enqueue.add)(job, task.on_duplicate)
         if added.is_duplicate:
             return duplicates_of([added.id]).get(added.id) or result_of_row(task, added, job.args, job.kwargs)
         result = result_of_row(task, added, job.args, job.kwargs)

@@ -8,6 +8,7 @@ from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from . import conf, payload, registry
+from .decorator import DECLARED
 from .exceptions import InvalidPayload
 from .timing import Declaration
 
@@ -30,11 +31,13 @@ def check_options(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> li
 
 
 def check_schedules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """W003: a schedule in the settings that names no task, or one whose arguments it does not take."""
+    """W003: a schedule, in code or in the settings, that names no task, or one whose arguments it does not take."""
+    found = dict(DECLARED)  # of what has been imported: that is no place to load the rest
+    for options in own_options():
+        found |= options.schedules
     return [
         checks.Warning(f"The schedule {name!r} cannot work: {problem}", id="jobs.W003")
-        for options in own_options()
-        for name, declared in options.schedules.items()
+        for name, declared in found.items()
         if (problem := problem_of(declared))
     ]
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -120,6 +120,20 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
     Outside of one the notification travels with the row: nobody waits for a second commit.
     Raises: DuplicateJob, QueueFull.
     """
+    return put_unless_bounded(job, on_duplicate) or put(admitted(job, on_duplicate), on_duplicate)
+
+
+def add_admitted(job: NewJob, on_duplicate: str) -> Inserted:
+    """Do as `add` does for one that has found room before, whatever has become of that. Raises: DuplicateJob."""
+    added = put_unless_bounded(job, on_duplicate)
+    if added is None:
+        limits.limits_of(job.queue_name)  # the next one finds them
+        added = put(job, on_duplicate)
+    return added
+
+
+def put_unless_bounded(job: NewJob, on_duplicate: str) -> Inserted | None:
+    """Insert a job that needs to find no room; None, and nothing is written: it has to. Raises: DuplicateJob."""
     door = limits.door
     is_bounded = is_for_now(job) and door.is_bounded(job.queue_name)
     if is_bounded is False:
@@ -131,9 +145,17 @@ def add(job: NewJob, on_duplicate: str = "return") -> Inserted:
             door.note_unbounded(job.queue_name, asked_at)
             return added
         door.look_again()
-    held = functools.partial(duplicates.held, [job.dedupe_key], on_duplicate) if job.dedupe_key else int
-    later = limits.admit(job.queue_name, job.priority, held=held)
-    return put(job._replace(delay=later) if later else job, on_duplicate)
+    return None
+
+
+def admitted(job: NewJob, on_duplicate: str) -> NewJob:
+    """Return a job, for which there is room now, as it is to be inserted. Raises: QueueFull."""
+    later = limits.admit(job.queue_name, job.priority, held=how_many_are_held([job.dedupe_key], on_duplicate))
+    return job._replace(delay=later) if later else job
+
+
+def how_many_are_held(keys: Sequence[str], on_duplicate: str) -> Callable[[], int]:
+    return functools.partial(duplicates.held, keys, on_duplicate) if any(keys) else int
 
 
 def put(job: NewJob, on_duplicate: str) -> Inserted:
@@ -191,7 +213,10 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
             what = f"{task.name}: enqueue_many takes a dict of keyword arguments for each job"
             raise InvalidPayload(f"{what}, not {kwargs!r:.80}")
-        found = checked(task, (), kwargs, options)
+        try:
+            found = checked(task, (), kwargs, options)
+        except InvalidPayload as error:
+            raise InvalidPayload(f"{error} (payload {len(texts) + 1} of enqueue_many)") from error
         if template is None:
             template = new_job(task, found, options)
         texts.append(found.kwargs)
@@ -207,7 +232,7 @@ def add_many(task: Any, payloads: Iterable[Mapping[str, Any]], options: Options)
         if added is not None:
             return texts, added
         limits.door.look_again()
-    held = functools.partial(duplicates.held, keys.dedupe, task.on_duplicate) if keys.dedupe else int
+    held = how_many_are_held(keys.dedupe, task.on_duplicate)
     later = limits.admit(template.queue_name, template.priority, len(texts), held)
     return texts, put_many(template, texts, keys, task.on_duplicate, later) or []
 
@@ -243,12 +268,16 @@ def enqueue_on_commit(task: Any, /, *args: Any, using: str | None = None, **kwar
 
     For projects whose jobs live in another database than what they belong to. Where both are one, an `enqueue` inside
     `atomic()` does better: a process that dies between this commit and the enqueue leaves no job.
-    Raises: InvalidPayload, at once. What the enqueue itself raises comes out of the `atomic` block, after its commit.
+    Raises: InvalidPayload and QueueFull, at once: after the commit there is nobody to try again. What the enqueue
+    itself raises comes out of the `atomic` block, after its commit.
     """
     backend = task.get_backend()
     if hasattr(backend, "new_job"):
         # Now: the arguments may change until then.
-        act = functools.partial(backend.add, task, backend.new_job(task, args, kwargs))
+        job = backend.new_job(task, args, kwargs)
+        if is_for_now(job) and limits.door.is_bounded(job.queue_name):
+            job = admitted(job, task.on_duplicate)
+        act = functools.partial(backend.add, task, job, is_admitted=True)
     else:
         act = functools.partial(task.enqueue, *args, **kwargs)
 

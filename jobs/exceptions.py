@@ -41,13 +41,17 @@ class Uncertain(Exception):
 
 
 class QueueFull(Exception):
-    """Enqueue was refused: the queue holds `depth` jobs; try again after `retry_after` seconds."""
+    """Enqueue was refused: the queue holds `depth` jobs; try again after `retry_after` seconds.
 
-    def __init__(self, queue: str, depth: int, retry_after: float) -> None:
-        super().__init__(f"queue {queue!r} is full ({depth} jobs wait); retry after {retry_after} s")
-        self.queue = queue
-        self.depth = depth
-        self.retry_after = retry_after
+    Jobs are counted as far as it takes to see that there are too many. `why` says which limit it is.
+    """
+
+    def __init__(self, queue: str, depth: int, retry_after: float, why: str = "") -> None:
+        super().__init__(f"queue {queue!r} is full ({why or f'jobs that wait: {depth}'}); retry after {retry_after} s")
+        self.queue, self.depth, self.retry_after, self.why = queue, depth, retry_after, why
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.queue, self.depth, self.retry_after, self.why)
 
 
 class DuplicateJob(Exception):

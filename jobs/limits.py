@@ -57,6 +57,16 @@ class Gauge:
         too_deep = limits.max_depth is not None and self.depth + self.added + more > limits.max_depth
         return too_deep or (limits.max_age is not None and self.oldest > limits.max_age.total_seconds())
 
+    def why_not(self, limits: QueueLimits, more: int) -> str:
+        """Say which limit so many jobs more would exceed."""
+        if limits.max_age is not None and self.oldest > limits.max_age.total_seconds():
+            return f"its oldest job has waited {self.oldest:.0f} s, max_age {limits.max_age.total_seconds():g} s"
+        if limits.max_depth is not None and more > limits.max_depth:
+            return f"{more} jobs at once never fit, max_depth {limits.max_depth}"
+        beside = f", and {more} more do not fit" if more > 1 else ""
+        or_more = " or more" if limits.max_depth is not None and self.depth > limits.max_depth else ""
+        return f"jobs that wait: {self.depth + self.added}{or_more}{beside}, max_depth {limits.max_depth}"
+
 
 class Door:
     """Lets jobs into queues, or not. Threads: shared."""
@@ -156,7 +166,7 @@ class Door:
         self.turn_away(queue_name, HOW[limits.on_full], jobs, depth)
         if limits.on_full == "defer":
             return timedelta(seconds=wait)
-        raise QueueFull(queue_name, depth, wait)
+        raise QueueFull(queue_name, depth, wait, gauge.why_not(limits, jobs))
 
     def takes(self, queue_name: str, limits: QueueLimits, priority: int, jobs: int, gauge: Gauge) -> bool:
         """Say whether there is room for so many jobs, and if there is, count them."""

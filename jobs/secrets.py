@@ -132,7 +132,7 @@ def is_text_in(value: Any) -> bool:
 
 def is_masked(text: str) -> bool:
     """Say whether somebody has masked it already: `****`, `xxxx`, `<hidden>`."""
-    return not text.strip("*x•. ") or (text.startswith("<") and text.endswith(">"))
+    return not text.strip("*xX•. ") or text == REDACTED or (text.startswith("<") and text.endswith(">"))
 
 
 def secret_in_text(text: str) -> str:
@@ -154,6 +154,8 @@ def kind_of(match: re.Match[str], text: str) -> str:
     if before.isalnum() and found[0].isalnum():
         return ""
     what = next((what for what, shape in NAMED if shape.match(found)), "")
+    if what == "a password in an address" and is_masked(found[3:-2].partition(":")[2]):
+        return ""
     return "" if found[:6].lower() == "basic " and not is_basic(found[6:]) else what
 
 

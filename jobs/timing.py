@@ -167,7 +167,7 @@ class Declaration:
         if not isinstance(given, Mapping):
             return cls(name=name, task_path=task_path, every=length(given))
         if unknown := [key for key in given if key not in WRITTEN]:
-            raise ValueError(f"it has no {unknown[0]!r}; there are {', '.join(WRITTEN)}")
+            raise ValueError(f"has no {unknown[0]!r}; there are {', '.join(WRITTEN)}")
         every = given.get("every")
         return cls(name=name, task_path=task_path, **dict(given) | {"every": None if every is None else length(every)})
 
@@ -185,4 +185,7 @@ def timing_of(schedule: Any) -> Timing:
 def length(value: Any) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
         raise TypeError(f"takes a cron expression, seconds or a timedelta, not {value!r}")
-    return value if isinstance(value, timedelta) else timedelta(seconds=value)
+    found = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    if found <= timedelta(0):
+        raise ValueError(f"every must be longer than 0, not {value!r}")
+    return found

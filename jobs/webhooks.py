@@ -228,7 +228,8 @@ class WebhookView(View):
             self.check_holder(held)
             return JsonResponse({"duplicate": True}, status=202)
         except InvalidPayload as error:
-            raise Refused(400, f"the event cannot be taken: {error}") from error
+            log.error("webhook not taken", extra={"source": self.source, "event": text, "why": str(error)})
+            raise Refused(400, "the event cannot be taken") from error  # what the task says of it is not for the sender
         return JsonResponse({"duplicate": bool(getattr(result, "is_duplicate", False))}, status=202)
 
     def check_arguments(self, arguments: Any) -> None:

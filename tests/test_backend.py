@@ -394,6 +394,15 @@ def test_final_failure_is_logged_with_its_traceback(caplog):
     assert any("there is no customer 7" in (record.exc_text or str(record.exc_info)) for record in caplog.records)
 
 
+def test_the_end_of_a_job_that_raised_nothing_is_logged_without_a_traceback_of_ours(caplog):
+    with caplog.at_level(logging.INFO):
+        tasks.say.enqueue("cancel")
+        run_jobs()
+
+    told = [record.exc_info for record in caplog.records if record.exc_info]
+    assert [(type(error).__name__, traceback) for _, error, traceback in told] == [("JobEnded", None)]
+
+
 def test_interruptions_are_not_exceptions_that_a_task_would_catch():
     assert not issubclass(TimedOut, Exception)
 

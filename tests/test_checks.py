@@ -7,6 +7,8 @@ from django.db import connections
 from jobs import checks, conf
 from jobs.backend import JobsBackend
 from jobs.compat import ROOT
+from jobs.decorator import DECLARED
+from jobs.timing import Declaration
 
 
 def backend_settings(**options):
@@ -48,6 +50,14 @@ def test_a_schedule_in_the_settings_that_cannot_work_is_said_at_deploy(settings)
     assert (gone.id, wrong.id) == ("jobs.W003", "jobs.W003")
     assert gone.msg == "The schedule 'gone' cannot work: There is no task tests.tasks.gone."
     assert "'wrong' cannot work: add: missing a required argument: 'a'" in wrong.msg
+
+
+def test_a_schedule_in_code_that_cannot_work_is_said_at_deploy(monkeypatch):
+    monkeypatch.setitem(DECLARED, "tests.tasks.add", Declaration.of("tests.tasks.add", "tests.tasks.add", 60))
+
+    [warning] = checks.check_schedules()
+
+    assert "'tests.tasks.add' cannot work: add: missing a required argument: 'a'" in warning.msg
 
 
 def test_limits_of_a_queue_that_is_misspelt_are_said_at_deploy(settings):

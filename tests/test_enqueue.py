@@ -9,12 +9,15 @@ from datetime import timedelta
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
+from django.utils import timezone
 
 from jobs import DuplicateJob, aenqueue_many, aenqueue_on_commit, enqueue_many, enqueue_on_commit
-from jobs.compat import task_backends
+from jobs.compat import InvalidTask, task_backends
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job, Queue
+from jobs.states import State
 from jobs.storage import storage
 from jobs.testing import with_backend
 from jobs.wake import LATE_SECONDS, last_sent
@@ -381,3 +384,18 @@ def test_the_async_twins_do_what_the_others_do():
 
     assert [result.kwargs for result in results] == [{"a": 2}, {"a": 3}]
     assert Job.objects.count() == 3
+
+
+def test_a_delay_that_is_past_is_none_and_one_that_no_column_holds_is_refused():
+    due = tasks.add.using(run_after=timedelta(seconds=-1)).enqueue(1)
+    assert Job.objects.get(pk=due.id).state == State.READY
+
+    with pytest.raises(ImproperlyConfigured, match="run_after"):
+        tasks.add.using(run_after=timedelta(days=4000))
+    with pytest.raises(InvalidTask, match="3650 days ahead"):
+        tasks.add.using(run_after=timezone.now() + timedelta(days=4000)).enqueue(1)
+
+
+def test_of_many_payloads_the_one_that_is_wrong_is_named():
+    with pytest.raises(InvalidPayload, match=r"\(payload 2 of enqueue_many\)"):
+        enqueue_many(tasks.add, [{"a": 1}, {"c": 1}])

@@ -1,5 +1,6 @@
 """Back-pressure: a full queue refuses, defers or sheds, loses nothing that it has taken, and asks seldom."""
 
+import pickle
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 
-from jobs import QueueFull, enqueue_many, limits, stats
+from jobs import QueueFull, enqueue_many, enqueue_on_commit, limits, stats
 from jobs.conf import QueueLimits
 from jobs.exceptions import DuplicateJob
 from jobs.lifecycle import follow_settings, pause, resume, trip
@@ -478,6 +479,58 @@ def test_a_limit_that_is_written_while_a_process_enqueues_counts_within_a_second
 
     with pytest.raises(QueueFull):
         tasks.add.enqueue(1, 2)
+
+
+def test_a_refusal_says_which_limit_it_was(limit):
+    limit(max_depth=3)
+    with pytest.raises(QueueFull, match=r"\(4 jobs at once never fit, max_depth 3\)"):
+        enqueue_many(tasks.add, [{"a": n, "b": 0} for n in range(4)])
+    fill(2)
+    with pytest.raises(QueueFull, match=r"\(jobs that wait: 2, and 2 more do not fit, max_depth 3\)"):
+        enqueue_many(tasks.add, [{"a": n, "b": 0} for n in range(2)])
+    limit()
+    fill(5)
+    limit(max_depth=3)
+    with pytest.raises(QueueFull, match=r"\(jobs that wait: 4 or more, max_depth 3\)") as refused:
+        fill(1)
+    again = pickle.loads(pickle.dumps(refused.value))
+    assert (again.queue, again.depth, again.why) == ("default", 4, refused.value.why)
+    limit(max_age=60)
+    Job.objects.update(ready_at=F("ready_at") - 2 * MINUTE)
+    with pytest.raises(QueueFull, match=r"\(its oldest job has waited 120 s, max_age 60 s\)"):
+        fill(1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_on_commit_looks_for_room_before_the_commit_and_not_after(limit):
+    limit(max_depth=1)
+    with transaction.atomic():
+        enqueue_on_commit(tasks.add, 1, 2)
+        storage().insert([NewJob("tests.tasks.add", "default", "default", 0, "[]", "{}", 1, 5, 3)])
+    assert Job.objects.count() == 2
+
+    def order() -> None:
+        with transaction.atomic():
+            Queue.objects.create(name="order")
+            enqueue_on_commit(tasks.add, 1, 2)
+
+    with pytest.raises(QueueFull):
+        order()
+
+    assert not Queue.objects.filter(name="order").exists()
+    assert Job.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_enqueues_on_commit_only_learns_of_a_limit_all_the_same():
+    Queue.objects.create(name="default", max_depth=1)
+    limits.forget()
+
+    enqueue_on_commit(tasks.add, 1, 2)
+
+    with pytest.raises(QueueFull):
+        enqueue_on_commit(tasks.add, 1, 2)
+    assert Job.objects.count() == 1
 
 
 def test_what_a_test_case_takes_back_is_not_remembered():

@@ -218,7 +218,7 @@ def test_a_time_that_is_none_is_refused_although_it_is_signed(moment):
         (b'{"id": "' + b"x" * 151 + b'"}', "no id"),
         (b'{"id": "a\\u0000b"}', "no id"),
         (b'{"id": "a\\ud800b"}', "no id"),
-        (b'{"id": "a", "n": "seven"}', "cannot be taken"),
+        (b'{"id": "a", "n": "seven"}', "the event cannot be taken"),
     ],
 )
 def test_a_genuine_request_with_a_useless_body_is_refused_with_what_is_wrong(body, why):
@@ -226,6 +226,14 @@ def test_a_genuine_request_with_a_useless_body_is_refused_with_what_is_wrong(bod
 
     assert status == 400
     assert why in said
+
+
+def test_what_the_task_says_of_an_event_is_for_the_log_and_not_for_the_sender(caplog):
+    _, said = refused(post(b'{"id": "a", "n": "seven"}'))
+
+    assert "int" not in said
+    [record] = [record for record in caplog.records if record.message == "webhook not taken"]
+    assert "n takes int, not str" in record.why
 
 
 def test_an_id_is_text_and_never_a_format_string():

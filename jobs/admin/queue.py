@@ -107,7 +107,7 @@ class QueueAdmin(ConfirmingAdmin):
             when = soon if obj.probe_at <= now else _("in %s") % timesince(now, obj.probe_at, depth=1)
             return Lead("bad", tried % {"reason": obj.paused_reason, "age": age(obj.paused_at), "when": when})
         text = _("Paused for %(age)s%(reason)s. Resume it once the reason is gone.")
-        reason = f": {obj.paused_reason}" if obj.paused_reason else ""
+        reason = f": {obj.paused_reason.removesuffix('.')}" if obj.paused_reason else ""
         return Lead("bad", text % {"age": age(obj.paused_at), "reason": reason})
 
     def tools_of(self, request: HttpRequest, obj: Queue) -> list[Tool]:

@@ -76,6 +76,11 @@ class ScheduleForm(forms.ModelForm):
                 self.add_error("kwargs" if "kwargs" in self.fields else None, problem)
         return given
 
+    def validate_constraints(self) -> None:
+        # What they say people have been told in better words.
+        if not self.errors:
+            super().validate_constraints()
+
 
 @admin.register(Schedule)
 class ScheduleAdmin(ConfirmingAdmin):

@@ -2,11 +2,12 @@
 
 from datetime import timedelta
 
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from ..states import OnFull
+from .job import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 BY_SETTINGS = "The settings pause it."  # as a reason
 
@@ -71,7 +72,10 @@ class Queue(models.Model):
         help_text=_("What becomes of jobs that are enqueued while it is full. Empty: as the settings say."),
     )
     shed_below = models.SmallIntegerField(
-        null=True, blank=True, help_text=_("With shed: jobs of this priority or a higher one are let in all the same.")
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(LOWEST_PRIORITY), MaxValueValidator(HIGHEST_PRIORITY)],
+        help_text=_("With shed: jobs of this priority or a higher one are let in all the same."),
     )
 
     class Meta:

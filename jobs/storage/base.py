@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.db import Error as DatabaseFailure
@@ -55,6 +56,7 @@ PROBED = 1000  # ready jobs of a queue, among which one of a certain task is loo
 
 BOUNDED = Q(max_depth__isnull=False) | Q(max_age__isnull=False)  # a queue that producers may find full
 IS_BOUNDED = "EXISTS (SELECT 1 FROM jobs_queue WHERE name = {name} AND (max_depth IS NOT NULL OR max_age IS NOT NULL))"
+OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at", "unless_bounded"}  # of a new job, as they are
 
 JSON_COLUMNS = ("args", "kwargs", "worker_ids")
@@ -445,7 +447,7 @@ class Storage:
         with self.atomic():
             if self.rows(Queue).filter(name=claim.queue_name, paused=True).exists():
                 return []
-            return self.lease_rows(self.chosen(claim), worker_id, lease)
+            return best_first(self.lease_rows(self.chosen(claim), worker_id, lease), claim.ageing)
 
     def lease_rows(self, ids: Sequence[int], worker_id: str, lease: timedelta) -> list[Lease]:
         """Lease rows that are ready and locked. Transaction: joins the caller's."""
@@ -1068,6 +1070,16 @@ def merged_by_age(oldest: dict[int, list[tuple[datetime, int]]], limit: int, age
     """
     rows = [(ready_at - priority * ageing, pk) for priority, found in oldest.items() for ready_at, pk in found]
     return [pk for _, pk in sorted(rows)[:limit]]
+
+
+def best_first(leases: list[Lease], ageing: timedelta | None) -> list[Lease]:
+    """Return leases in the order in which a claim has chosen them."""
+    if ageing is None:
+        leases.sort(key=OLDEST_FIRST)
+        leases.sort(key=PRIORITY, reverse=True)
+    else:
+        leases.sort(key=lambda lease: (lease.ready_at - lease.priority * ageing, lease.id))
+    return leases
 
 
 def dead_letter_row(s: Settlement, groups: dict[str, int], moment: datetime) -> DeadLetter:

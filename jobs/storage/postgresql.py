@@ -27,6 +27,7 @@ from .base import (
     Renewal,
     Storage,
     Watch,
+    best_first,
     by_id,
     portions,
 )
@@ -42,7 +43,6 @@ NOT_PREPARED_HERE = frozenset({"26000", "42P05", "0A000"})
 PREPARE_AFTER = 5  # times that a connection has sent a statement: the driver's own default
 UNPOOLED: WeakSet[Any] = WeakSet()  # the driver's connections whose server has said that it is the one they are to
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
-OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 
 
 def column(name: str) -> str:
@@ -563,7 +563,7 @@ class PostgresStorage(Storage):
             arguments |= {"groups": list(claim.groups), "share": share, "more": more, "ageing": claim.ageing}
         monotonic = time.monotonic()
         cursor = self.sent(connection, sql, arguments, binary=True)
-        return SentClaim(cursor, (worker_id, claim.queue_name, claim.suspects), monotonic)
+        return SentClaim(cursor, (worker_id, claim.queue_name, claim.suspects), monotonic, claim.ageing)
 
     def send_successes(self, connection: Any, successes: Sequence[Success]) -> list[Any]:
         sent = []
@@ -657,6 +657,7 @@ class SentClaim(NamedTuple):
     cursor: Any
     known: tuple[str, str, bool]
     monotonic: float
+    ageing: timedelta | None
 
     def leases(self) -> list[Lease]:
         known, monotonic = self.known, self.monotonic
@@ -664,9 +665,7 @@ class SentClaim(NamedTuple):
         leases = [
             Lease._make((*row[:-1], *known, row[-1], row[-1], monotonic, False)) for row in self.cursor.fetchall()
         ]
-        leases.sort(key=OLDEST_FIRST)
-        leases.sort(key=PRIORITY, reverse=True)
-        return leases
+        return best_first(leases, self.ageing)
 
 
 class Listener(Watch):

@@ -28,6 +28,7 @@ from .base import (
     QueueIsBounded,
     Storage,
     Watch,
+    best_first,
     by_id,
     merged_by_age,
     portions,
@@ -221,10 +222,8 @@ class SQLiteStorage(Storage):
             else:
                 arguments["ids"] = json.dumps(self.chosen(claim))
                 rows = self.execute(CLAIM_THESE, arguments).fetchall()
-        leases = [lease_from(row, moment, monotonic) for row in rows]
         # RETURNING has no order of its own.
-        leases.sort(key=lambda lease: (-lease.priority, lease.ready_at, lease.id))
-        return leases
+        return best_first([lease_from(row, moment, monotonic) for row in rows], claim.ageing)
 
     def chosen_of(self, claim: Claim, group: str, limit: int) -> list[int]:
         arguments = {"queue_name": claim.queue_name, "suspects": claim.suspects, "group": group, "limit": limit}

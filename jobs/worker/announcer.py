@@ -82,9 +82,12 @@ def announce_finish(settlement: Settlement, sender: type | None, error: BaseExce
         task_finished.send_robust(sender, task_result=result)
         return
     said = settlement.death.error.message if settlement.death else f"the job was {settlement.state.value}"
+    told = loggable(error) if error else JobEnded(said)
+    traceback = told.__traceback__
     try:
-        raise loggable(error) if error else JobEnded(said)
+        raise told
     except BaseException:
+        told.__traceback__ = traceback  # which is the task's, and none of ours
         task_finished.send_robust(sender, task_result=result)
 
 

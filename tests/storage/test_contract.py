@@ -413,6 +413,9 @@ def test_waiting_counts_as_steps_of_priority_where_priorities_age(store, group):
     assert best(30) == fresh  # 10 beside 5 + 2 and -20 + 4
     assert best(10) == hour  # 10 beside 5 + 6 and -20 + 12
     assert best(2) == two_hours  # 10 beside 5 + 30 and -20 + 60
+    # And a batch is run in that order.
+    claim = Claim("default", 3, groups=[group], ageing=timedelta(minutes=2))
+    assert [lease.id for lease in store.take("w1", claim, LEASE)] == [two_hours, hour, fresh]
 
 
 def test_every_claim_raises_the_token_by_one(store):
