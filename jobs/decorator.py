@@ -70,7 +70,6 @@ class JobTask(Task):  # type: ignore[misc]
         refuse_unknown(options, PER_CALL | {"run_after"}, f"{self.name}.using()")
         changes = {name: value for name, value in options.items() if value is not None}
         if isinstance(run_after, timedelta):
-            run_after = max(run_after, timedelta(0))  # as a moment that is past
             changes |= {"delay": run_after, "run_after": None}
         elif run_after is not None:
             if not isinstance(run_after, datetime):

@@ -17,7 +17,6 @@ from jobs import DuplicateJob, aenqueue_many, aenqueue_on_commit, enqueue_many, 
 from jobs.compat import InvalidTask, task_backends
 from jobs.exceptions import InvalidPayload
 from jobs.models import Job, Queue
-from jobs.states import State
 from jobs.storage import storage
 from jobs.testing import with_backend
 from jobs.wake import LATE_SECONDS, last_sent
@@ -386,10 +385,7 @@ def test_the_async_twins_do_what_the_others_do():
     assert Job.objects.count() == 3
 
 
-def test_a_delay_that_is_past_is_none_and_one_that_no_column_holds_is_refused():
-    due = tasks.add.using(run_after=timedelta(seconds=-1)).enqueue(1)
-    assert Job.objects.get(pk=due.id).state == State.READY
-
+def test_a_delay_that_no_column_holds_is_refused():
     with pytest.raises(ImproperlyConfigured, match="run_after"):
         tasks.add.using(run_after=timedelta(days=4000))
     with pytest.raises(InvalidTask, match="3650 days ahead"):
