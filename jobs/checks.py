@@ -1,16 +1,20 @@
 """System checks: what would go wrong at night is said at deploy."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.utils.module_loading import autodiscover_modules
 
 from . import conf, payload, registry
 from .decorator import DECLARED
 from .exceptions import InvalidPayload
 from .timing import Declaration
+
+log = logging.getLogger("jobs")
 
 
 def register() -> None:
@@ -32,7 +36,11 @@ def check_options(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> li
 
 def check_schedules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W003: a schedule, in code or in the settings, that names no task, or one whose arguments it does not take."""
-    found = dict(DECLARED)  # of what has been imported: that is no place to load the rest
+    try:
+        autodiscover_modules("tasks")
+    except (Exception, SystemExit):
+        log.exception("schedules in code could not be read")
+    found = dict(DECLARED)
     for options in own_options():
         found |= options.schedules
     return [

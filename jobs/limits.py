@@ -161,6 +161,7 @@ class Door:
             jobs -= known
             if not jobs or self.takes(queue_name, limits, priority, jobs, gauge):
                 return None
+        gauge = self.gauges.get(queue_name, gauge)  # the one that there was no room by
         wait = min(LONGEST, max(SHORTEST, gauge.oldest / 10))
         depth = gauge.depth + gauge.added
         self.turn_away(queue_name, HOW[limits.on_full], jobs, depth)

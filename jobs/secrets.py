@@ -67,6 +67,8 @@ SHAPES = {
 CARD = "|".join(rf"{first}\d{{3}}(?:[ -]?\d{{2,6}}){{2,4}}(?![ -]?\d)" for first in "23456")
 FOUND = re.compile("|".join([*SHAPES.values(), CARD]))
 NAMED = [(what, re.compile(shape)) for what, shape in SHAPES.items()]
+MASK = re.compile(r"\*+|[xX]{3,}|•+|\[redacted\]|<[a-z _-]+>")
+LONGEST_USER = 20  # a longer one may be a key
 DIGITS = re.compile(r"\D")
 CARDS = re.compile(
     r"4\d{15}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|6(?:011|5\d\d|4[4-9]\d)\d{12}"
@@ -132,7 +134,7 @@ def is_text_in(value: Any) -> bool:
 
 def is_masked(text: str) -> bool:
     """Say whether somebody has masked it already: `****`, `xxxx`, `<hidden>`."""
-    return not text.strip("*xX•. ") or text == REDACTED or (text.startswith("<") and text.endswith(">"))
+    return not text.strip("*xX•. ") or (text.startswith("<") and text.endswith(">"))
 
 
 def secret_in_text(text: str) -> str:
@@ -154,9 +156,14 @@ def kind_of(match: re.Match[str], text: str) -> str:
     if before.isalnum() and found[0].isalnum():
         return ""
     what = next((what for what, shape in NAMED if shape.match(found)), "")
-    if what == "a password in an address" and is_masked(found[3:-2].partition(":")[2]):
+    if what == "a password in an address" and is_harmless_address(*found[3:-2].split(":", 1)):
         return ""
     return "" if found[:6].lower() == "basic " and not is_basic(found[6:]) else what
+
+
+def is_harmless_address(user: str, password: str) -> bool:
+    """Say whether the password in an address is masked. Its user may be a key: then the password may be an `x`."""
+    return bool(MASK.fullmatch(password)) and len(user) <= LONGEST_USER and not secret_in_text(user)
 
 
 def is_basic(encoded: str) -> bool:

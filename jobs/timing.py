@@ -185,7 +185,10 @@ def timing_of(schedule: Any) -> Timing:
 def length(value: Any) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
         raise TypeError(f"takes a cron expression, seconds or a timedelta, not {value!r}")
-    found = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    try:
+        found = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    except (OverflowError, ValueError):
+        raise ValueError(f"is no length of time: {value!r}") from None
     if found <= timedelta(0):
         raise ValueError(f"every must be longer than 0, not {value!r}")
     return found

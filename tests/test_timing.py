@@ -127,6 +127,8 @@ def test_the_newest_time_of_a_year_of_seconds_is_found_at_once():
         ({}, "either cron or every"),
         (0, "every must be longer than 0, not 0"),
         (-5, "every must be longer than 0, not -5"),
+        (float("inf"), "no length of time"),
+        (1e20, "no length of time"),
         ({"tz": "UTC"}, "has no 'tz'"),
         ({"cron": "0 0 * * *", "kwarg": {}}, "no 'kwarg'"),
         ({"cron": "0 0 * * *", "missed": "both"}, "skip, one, all"),

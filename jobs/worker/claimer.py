@@ -18,7 +18,7 @@ from .turns import Turns
 
 PROBE_LOOK_SECONDS = 1.0  # how often a process asks whether it is time to try a queue that a breaker has paused
 LEARN_SECONDS = 1.0  # until all processes know of a limit; in between they may claim as if there were none
-RECOUNT_SECONDS = 30.0
+RECOUNT_SECONDS = 10.0
 RESCAN_SECONDS = 0.25  # how often a worker that has work asks which other queues have some
 SMALLEST_SHARE = 50  # of one queue among many
 IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
@@ -88,11 +88,12 @@ class Claimer:
         Of a limited queue no more than threads may begin at once.
         """
         limits = self.limits_of(name)
+        if limits is None or limits.max_running is None:
+            self.recounts.pop(name, None)
         if limits is not None and limits.slows:
             claim = self.unlimited(name, min(share, self.plan.threads), now)
             recounts = limits.max_running is not None and self.recounts[name].is_due(now)
             return claim and claim._replace(limits=limits, places=(), recounts=recounts)
-        self.recounts.pop(name, None)
         return self.unlimited(name, share, now)
 
     def unlimited(self, name: str, share: int, now: float) -> Claim | None:

@@ -163,7 +163,7 @@ class Engine:
                     raise
                 taken = Taken([], 0, 0, timedelta(seconds=random.uniform(0.5, 1.5) * BUSY_SECONDS))
             else:
-                if claim.recounts:
+                if claim.recounts and taken.wanted:  # else there may be more than were looked for
                     self.claimer.recounts[name].note(time.monotonic())
                 if taken.wait and not taken.leases:  # and not because of a lock
                     self.tally.count("limited", "", name)

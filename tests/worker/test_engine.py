@@ -16,6 +16,7 @@ from jobs.outcomes import ErrorReport, Failed, Snoozed, Succeeded
 from jobs.states import State
 from jobs.storage import storage
 from jobs.tally import Tally
+from jobs.verdicts import settlement
 from jobs.worker.claimer import LEARN_SECONDS
 from jobs.worker.engine import BUSY_SECONDS, LEAK_LOOK_SECONDS, REST_SECONDS, Engine
 from jobs.worker.executors import GRANT_SECONDS
@@ -517,7 +518,28 @@ def test_what_a_worker_that_knew_of_no_limit_yet_has_claimed_is_counted_within_a
         engine.tick()
 
     assert take(engine) == []
-    assert not engine.claimer.recounts["default"].is_due(time.monotonic())
+
+
+def test_what_ran_before_a_limit_counts_until_the_last_of_it_has_ended(engine_of, limited):
+    """More than the limit: each that ends makes room for none that waits."""
+    enqueue(9)
+    old = storage().claim("another", "default", 5, timedelta(seconds=60))
+    limited(max_running=2)
+    engine = engine_of(threads=9)
+    engine.tick()
+
+    for lease in old[:3]:
+        assert take(engine) == []
+        storage().settle([settlement(lease, Succeeded(), lease.claimed_at, lease.claimed_at)])
+        for _ in range(3):
+            engine.tick()
+
+    assert take(engine) == []
+    storage().settle([settlement(lease, Succeeded(), lease.claimed_at, lease.claimed_at) for lease in old[3:]])
+    engine.claimer.poll_at = 0.0
+    time.sleep(0.2)
+    engine.tick()
+    assert len(take(engine)) == 2
 
 
 def test_what_a_rate_alone_has_let_in_counts_as_soon_as_there_is_a_limit_of_what_runs(engine_of, limited):
