@@ -1,20 +1,15 @@
 """System checks: what would go wrong at night is said at deploy."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, connections, router
-from django.utils.module_loading import autodiscover_modules
 
-from . import conf, payload, registry
-from .decorator import DECLARED
+from . import conf, payload, registry, schedules
 from .exceptions import InvalidPayload
 from .timing import Declaration
-
-log = logging.getLogger("jobs")
 
 
 def register() -> None:
@@ -36,16 +31,15 @@ def check_options(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> li
 
 def check_schedules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W003: a schedule, in code or in the settings, that names no task, or one whose arguments it does not take."""
+    if check_options():
+        return []  # which says what is wrong
     try:
-        autodiscover_modules("tasks")
-    except (Exception, SystemExit):
-        log.exception("schedules in code could not be read")
-    found = dict(DECLARED)
-    for options in own_options():
-        found |= options.schedules
+        declared_by_name = schedules.declarations()
+    except (Exception, SystemExit) as error:
+        return [checks.Warning(f"Schedules in code could not be read: {error!r}", id="jobs.W003")]
     return [
         checks.Warning(f"The schedule {name!r} cannot work: {problem}", id="jobs.W003")
-        for name, declared in found.items()
+        for name, declared in declared_by_name.items()
         if (problem := problem_of(declared))
     ]
 
@@ -112,8 +106,11 @@ def check_database(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> l
 
 def backend_problems(backend: Any) -> list[checks.CheckMessage]:
     """E002: a queue name longer than the column."""
+    most = conf.LONGEST_QUEUE_NAME
     return [
-        checks.Error(f"TASKS[{backend.alias!r}]: the queue name {name!r} is longer than 100 characters", id="jobs.E002")
+        checks.Error(
+            f"TASKS[{backend.alias!r}]: the queue name {name!r} is longer than {most} characters", id="jobs.E002"
+        )
         for name in backend.queues
-        if len(name) > 100
+        if len(name) > most
     ]

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from . import annotations, duplicates, limits, payload, validation
 from .concurrency import let_in_after_commit
-from .conf import Options
+from .conf import LONGEST_QUEUE_NAME, Options
 from .exceptions import InvalidPayload
 from .states import State
 from .storage import ANY_QUEUE, Inserted, Keys, NewJob, QueueIsBounded, storage
@@ -51,8 +51,9 @@ def checked(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: 
 def new_job(task: Any, found: Payload, options: Options) -> NewJob:
     """Return the row for one call of a task. Raises: InvalidPayload when the task's names do not fit into one."""
     payload.check_text(task.queue_name, task.name, "queue_name")
-    if len(task.queue_name) > 100 or len(task.module_path) > 255:
-        raise InvalidPayload(f"{task.name}: queue_name takes at most 100 characters, the task's path at most 255")
+    if len(task.queue_name) > LONGEST_QUEUE_NAME or len(task.module_path) > 255:
+        most = f"at most {LONGEST_QUEUE_NAME} characters, the task's path at most 255"
+        raise InvalidPayload(f"{task.name}: queue_name takes {most}")
     return NewJob(
         task_path=task.module_path,
         backend=task.backend,

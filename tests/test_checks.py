@@ -60,6 +60,18 @@ def test_a_schedule_in_code_that_cannot_work_is_said_at_deploy(monkeypatch):
     assert "'tests.tasks.add' cannot work: add: missing a required argument: 'a'" in warning.msg
 
 
+def test_code_whose_schedules_cannot_be_read_is_said_at_deploy(monkeypatch):
+    def broken(name):
+        raise ImportError("no module named shop")
+
+    monkeypatch.setattr("jobs.schedules.autodiscover_modules", broken)
+
+    [warning] = checks.check_schedules()
+
+    assert warning.id == "jobs.W003"
+    assert "no module named shop" in warning.msg
+
+
 def test_limits_of_a_queue_that_is_misspelt_are_said_at_deploy(settings):
     settings.TASKS = backend_settings(queues={"emial": {"max_depth": 5}, "default": {"max_depth": 5}})
 

@@ -182,9 +182,8 @@ class SQLiteStorage(Storage):
         added: list[tuple[int, str]] = []
         with self.atomic():
             for part in portions(kwargs, CHUNK):
-                found = self.execute(
-                    INSERT_MANY, arguments | call_of(kwargs[part], Keys(*(kind[part] for kind in keys)))
-                ).fetchall()
+                these = call_of(kwargs[part], keys.part(range(len(kwargs))[part]))
+                found = self.execute(INSERT_MANY, arguments | these).fetchall()
                 if not found and arguments["unless_bounded"]:
                     if not keys.dedupe:
                         raise QueueIsBounded(template.queue_name)

@@ -18,7 +18,7 @@ from .turns import Turns
 
 PROBE_LOOK_SECONDS = 1.0  # how often a process asks whether it is time to try a queue that a breaker has paused
 LEARN_SECONDS = 1.0  # until all processes know of a limit; in between they may claim as if there were none
-RECOUNT_SECONDS = 10.0
+RECOUNT_SECONDS = 10.0  # how often to count what others run that they have claimed so
 RESCAN_SECONDS = 0.25  # how often a worker that has work asks which other queues have some
 SMALLEST_SHARE = 50  # of one queue among many
 IDLE_FACTOR = 5  # an idle worker polls up to so many times less often
