@@ -21,8 +21,8 @@ from .storage import storage
 log = logging.getLogger("jobs")
 
 FRESH_SECONDS = 1.0  # how old what a process knows of a queue, and of the admin's limits, may be
-MOST_REMEMBERED = 1_000  # queues
 FULL_SECONDS = 0.1  # the same of a queue that was full
+MOST_REMEMBERED = 1_000  # queues without limits
 TOLD_SECONDS = 10.0  # between two log lines of a queue that stays full
 HOW = {"reject": "rejected", "defer": "deferred", "shed": "shed"}
 PORTION = 4  # a process that has added a quarter of what was free looks again
