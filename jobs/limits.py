@@ -45,10 +45,11 @@ class Gauge:
     oldest: float
     read_at: float
     added: int = 0  # by this process since
+    unsure: int = 0  # those of them that the depth may hold already
 
     def is_stale(self, limits: QueueLimits, now: float, more: int) -> bool:
         if self.excess(limits):
-            return now - self.read_at >= FULL_SECONDS
+            return now - self.read_at >= FULL_SECONDS or self.is_unsure(limits, more)
         free = limits.max_depth - self.depth if limits.max_depth is not None else float("inf")
         return now - self.read_at >= FRESH_SECONDS or self.added + more - 1 > free / PORTION
 
@@ -56,6 +57,11 @@ class Gauge:
         """Say whether so many jobs more would be too many, or the queue is too slow for any."""
         too_deep = limits.max_depth is not None and self.depth + self.added + more > limits.max_depth
         return too_deep or (limits.max_age is not None and self.oldest > limits.max_age.total_seconds())
+
+    def is_unsure(self, limits: QueueLimits, more: int) -> bool:
+        """Say whether it is only by jobs that may be counted twice that so many more would be too many."""
+        sure = replace(self, added=self.added - self.unsure)
+        return bool(self.unsure) and self.excess(limits, more) and not sure.excess(limits, more)
 
     def why_not(self, limits: QueueLimits, more: int) -> str:
         """Say which limit so many jobs more would exceed."""
@@ -138,9 +144,9 @@ class Door:
         try:
             depth, oldest = stats.depth_of(queue_name, (limits.max_depth or 0) + 1)
             with self.lock:
-                # What was let in meanwhile may not be seen yet.
+                # What was let in meanwhile may be seen already, or not yet.
                 meanwhile = self.let_in[queue_name] - before
-                found = self.gauges[queue_name] = Gauge(depth, oldest.total_seconds(), now, meanwhile)
+                found = self.gauges[queue_name] = Gauge(depth, oldest.total_seconds(), now, meanwhile, meanwhile)
         finally:
             self.looked_at.discard(queue_name)
         return found
@@ -157,6 +163,10 @@ class Door:
         gauge = self.gauge(queue_name, limits, jobs)
         if self.takes(queue_name, limits, priority, jobs, gauge):
             return None
+        if gauge.is_unsure(limits, jobs):
+            gauge = self.gauge(queue_name, limits, jobs)
+            if self.takes(queue_name, limits, priority, jobs, gauge):
+                return None
         if known := held():
             jobs -= known
             if not jobs or self.takes(queue_name, limits, priority, jobs, gauge):
