@@ -44,8 +44,7 @@ class Stretch:
 @contextmanager
 def warm_tree(database: Database, prepared: Seeded, drain: Drain) -> Iterator[tuple[Tree, Watcher]]:
     """Start a tree, wait until all its processes are there and have run the warm-up jobs, and stop it at the end."""
-    # A spare would start while the first jobs run.
-    with running(database.url, "--no-spare", *drain.arguments) as tree:
+    with running(database.url, *drain.arguments) as tree:
         watcher = Watcher(database, tree)
         watcher.wait_for(tree.is_ready)
         watcher.wait(prepared.first - prepared.recipe.warm, prepared.first - 1)

@@ -27,7 +27,7 @@ def pickup(bench: Bench, case: Case, *, jobs: int, rate: float) -> Row:
 def by_a_worker(bench: Bench, count: int, rate: float) -> Sample:
     with bench.databases.copied(bench.base) as database:
         meter = meter_of(database)
-        with running(database.url, "--no-spare") as tree:
+        with running(database.url) as tree:
             watcher = Watcher(database, tree)
             watcher.wait_for(tree.is_ready)
             worker, server, wal = tree.cpu_seconds(), meter.cpu_seconds(), meter.wal()

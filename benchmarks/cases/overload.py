@@ -36,7 +36,7 @@ def twice_the_capacity(bench: Bench, case: Case) -> Row:
 def flooded(bench: Bench, attempts: int) -> Sample:
     with bench.databases.copied(bench.base) as database:
         database.rows(LIMIT, MAX_DEPTH)
-        with running(database.url, "--no-spare", "--threads", str(THREADS)) as tree:
+        with running(database.url, "--threads", str(THREADS)) as tree:
             watcher = Watcher(database, tree)
             watcher.wait_for(tree.is_ready)
             began, cpu = time.monotonic(), tree.cpu_seconds()

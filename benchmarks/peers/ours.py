@@ -22,7 +22,7 @@ class OurDriver(DjangoDriver):
         enqueue_many(task, ({"number": number} for number in range(jobs)))
 
     def work(self, processes: int, threads: int, task: str) -> None:
-        become("runworker", "--no-spare", "--processes", processes, "--threads", threads)
+        become("runworker", "--processes", processes, "--threads", threads)
 
 
 if __name__ == "__main__":

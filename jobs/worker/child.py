@@ -3,13 +3,19 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-from .plan import Plan
+from . import forkserver
+from .forkserver import Forked
+from .plan import Ends, Plan
 from .slots import LOOPS, Slots, memory
+
+BOOT = "JOBS_BOOT"  # in the environment of a process that is started anew: the path as its supervisor has it
 
 
 def message_in(line: bytes) -> dict[str, Any]:
@@ -21,8 +27,25 @@ def message_in(line: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+# Brings a process into being that hangs on these ends, and holds none of the other descriptors.
+Birth = Callable[[Ends, list[int]], "subprocess.Popen[bytes] | Forked"]
+
+
+def spawn(ends: Ends, others: list[int]) -> "subprocess.Popen[bytes]":
+    """Start Python anew."""
+    # The path is widened only so that the module can be found; the process itself narrows it again.
+    boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
+    path = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.worker.process", *map(str, ends)],
+        pass_fds=ends,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": path, BOOT: json.dumps(boot)},
+    )
+
+
 class Child:
-    """It loads the project's code first, and waits to be told its plan.
+    """It loads the project's code first, and waits to be told its plan. Until then it may fork others.
 
     Threads: the supervisor's main one; others may read.
     """
@@ -30,35 +53,29 @@ class Child:
     plan: Plan
     slots: Slots
 
-    def __init__(self) -> None:
+    def __init__(self, birth: Birth = spawn) -> None:
         self.memory = memory()
         orders_read, self.orders = os.pipe()
         self.reports, reports_write = os.pipe()
+        self.births, asked = socket.socketpair()
         self.unread = b""
-        self.loaded = self.ready = self.ending = False
+        self.loaded = self.forks = self.ready = self.ending = False
         self.said_goodbye = False  # its end is no crash
         self.stuck: set[int] = set()  # killed because of these
         self.frozen: list[str] = []  # killed because these loops stood still
         self.killed = False
         self.born_at = time.monotonic()
-        passed = (orders_read, reports_write, self.memory)
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.worker.process", *map(str, passed)],
-                pass_fds=passed,
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )
+            ends = Ends(orders_read, reports_write, self.memory, asked.fileno())
+            self.process = birth(ends, [self.orders, self.reports, self.births.fileno()])
         except BaseException:
-            for descriptor in (self.orders, self.reports, self.memory):
-                os.close(descriptor)
+            self.let_go()
             raise
         finally:
             os.close(orders_read)
             os.close(reports_write)
+            asked.close()
         os.set_blocking(self.reports, False)
-        boot = {"path": sys.path, "PYTHONPATH": os.environ.get("PYTHONPATH")}
-        self.write(json.dumps(boot).encode() + b"\n")
 
     def begin(self, plan: Plan) -> None:
         """Let it work, as soon as its code is loaded."""
@@ -68,6 +85,11 @@ class Child:
         self.beats = self.slots.beats()
         self.heard_at = [self.started_at] * len(LOOPS)
         self.write(plan.line())
+        self.births.close()
+
+    def bear(self, ends: Ends, others: list[int]) -> Forked:
+        """Let it fork another, which holds nothing of this process. Raises: OSError."""
+        return forkserver.ask(self.births, ends)
 
     @property
     def worker_id(self) -> str:
@@ -106,7 +128,9 @@ class Child:
 
     def has_loaded(self) -> bool:
         """Say whether it only waits for its plan. Of one that has not begun."""
-        self.loaded = self.loaded or any("loaded" in message for message in self.read())
+        for message in self.read():
+            self.loaded = self.loaded or "loaded" in message
+            self.forks = self.forks or message.get("forks", False)
         return self.loaded
 
     def close(self) -> None:
@@ -119,5 +143,9 @@ class Child:
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)
+        self.let_go()
+
+    def let_go(self) -> None:
         for descriptor in (self.orders, self.reports, self.memory):
             os.close(descriptor)
+        self.births.close()

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 ASYNC_SLOTS = 200
 MAX_AHEAD = 500
@@ -17,6 +17,15 @@ EXIT_SECOND_SIGNAL = 130
 
 DRAIN = "drain"
 STOP_NOW = "now"
+
+
+class Ends(NamedTuple):
+    """The descriptors by which a process hangs on its supervisor."""
+
+    orders: int
+    reports: int
+    slots: int
+    births: int  # on which it is asked to fork others, as long as it has no plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """One worker process: it puts an engine, executors, a heartbeat and a watchdog together, and obeys its supervisor.
 
-Started as `python -m jobs.worker.process FDS`, never by hand.
+Started as `python -m jobs.worker.process FDS`, never by hand, or forked from one that has loaded the project's code.
 """
 
 import contextlib
@@ -10,12 +10,16 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, STOP_NOW, Plan
+from .child import BOOT
+from .forkserver import Forked, bear, call_itself, is_forkable
+from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, STOP_NOW, Ends, Plan
 from .slots import Slots
 
 log = logging.getLogger("jobs")
@@ -26,6 +30,7 @@ YOUNG_OBJECTS = 10_000  # made since the last look for garbage; Python's own is 
 # The engine works in bursts of some milliseconds: a thread whose job wakes up meanwhile waits that long for the
 # interpreter, not for Python's own 5 ms.
 SWITCH_SECONDS = 0.0005
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Reporter:
@@ -75,10 +80,7 @@ class Reporter:
 
 
 def load() -> None:
-    """Load the project and all that a process runs by: what takes nine tenths of a start, and needs no plan."""
-    import django
-
-    django.setup()
+    """Load all that a process runs by beside the project's own code."""
     from ..logs import speak_where_nobody_listens
     from ..storage import storage
     from . import announcer, engine, heartbeat, runner, wakeup, watchdog  # noqa: F401
@@ -145,7 +147,7 @@ def be_deaf() -> None:
 
     A handler that does nothing, rather than SIG_IGN, which programs that a task starts would inherit.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in DEAF_TO:
         signal.signal(number, lambda *_: None)
 
 
@@ -163,7 +165,7 @@ def spare_the_collector(first_collect: bool) -> None:
 
 
 def tidy_up_while_waiting() -> None:
-    """Nobody waits for a spare: collect what loading has left now, and keep no connection open meanwhile."""
+    """Collect what loading has left, which forks then need not, and keep no connection open meanwhile."""
     from django.db import connections
 
     connections.close_all()
@@ -172,41 +174,97 @@ def tidy_up_while_waiting() -> None:
     gc.enable()
 
 
-def main(argv: list[str]) -> int:
-    # What is loaded now is here to stay: looking through it again and again is a sixth of the start.
-    gc.disable()
-    be_deaf()
-    orders_fd, report_fd, slots_fd = (int(number) for number in argv[1:4])
-    orders = os.fdopen(orders_fd, "rb", buffering=0)
-    boot = json.loads(orders.readline())
-    sys.path[:] = boot["path"]
-    # It was widened only so that this module could be found; programs that a task starts get the original.
-    if boot["PYTHONPATH"] is None:
-        os.environ.pop("PYTHONPATH", None)
-    else:
-        os.environ["PYTHONPATH"] = boot["PYTHONPATH"]
-    load()
-    with contextlib.suppress(OSError):  # the supervisor may be gone: the end of the other pipe says so too
-        os.write(report_fd, b'{"loaded": true}\n')
-    if not select.select([orders], [], [], 0)[0]:
-        tidy_up_while_waiting()
-    if not (line := orders.readline()):
-        return EXIT_DONE  # a spare that was never needed, or the supervisor is gone
+def wait_for_plan(ends: Ends) -> tuple[Ends, Any, bytes]:
+    """Fork others until a plan comes; return it with what it came by, which in a fork are other ends than those given.
+
+    The plan is empty where none is to come.
+    """
+    while True:
+        orders = os.fdopen(ends.orders, "rb", buffering=0)
+        births = socket.socket(fileno=ends.births)
+        with births:
+            forks = is_forkable(ends)
+            with contextlib.suppress(OSError):  # the supervisor may be gone: the end of the other pipe says so too
+                os.write(ends.reports, json.dumps({"loaded": True, "forks": forks}).encode() + b"\n")
+            if not select.select([ends.orders], [], [], 0)[0]:
+                call_itself("jobs-forkserver" if forks else "jobs-spare")
+                tidy_up_while_waiting()
+            born = None
+            with contextlib.suppress(EOFError):
+                while not born and ends.orders not in select.select([ends.orders, ends.births], [], [])[0]:
+                    born = bear(births)
+        if not born:
+            return ends, orders, orders.readline()
+        orders.close()
+        os.close(ends.reports)
+        os.close(ends.slots)
+        ends = born
+
+
+def live(ends: Ends) -> int:
+    """Wait for a plan and work by it; return the exit code."""
+    ends, orders, line = wait_for_plan(ends)
+    if not line:
+        return EXIT_DONE  # one that was never needed, or the supervisor is gone
+    call_itself("jobs-worker")
     plan = Plan.from_line(line)
     from .connections import keep_connections
 
     keep_connections(plan.lease_seconds)
-    process = Process(plan, Slots(slots_fd, plan.slots, plan.rings), orders, report_fd)
+    process = Process(plan, Slots(ends.slots, plan.slots, plan.rings), orders, ends.reports)
     sys.setswitchinterval(SWITCH_SECONDS)
     # Somebody waits for a process for suspects, which does not live for long.
     spare_the_collector(first_collect=not plan.solo)
     return process.run()
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
+    # What is loaded now is here to stay: looking through it again and again is a sixth of the start.
+    gc.disable()
+    be_deaf()
+    boot = json.loads(os.environ.pop(BOOT))
+    sys.path[:] = boot["path"]
+    # It was widened only so that this module could be found; programs that a task starts get the original.
+    if boot["PYTHONPATH"] is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = boot["PYTHONPATH"]
+    import django
+
+    django.setup()
+    load()
+    return live(Ends(*map(int, argv[1:])))
+
+
+def fork_here(ends: Ends, others: list[int]) -> Forked:
+    """Fork this process, which has loaded all, into one that waits for its plan as if it had been started anew."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A Ctrl-C between the fork and its deafness would end it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
+    try:
+        if pid := os.fork():
+            return Forked(pid)
+        run_and_leave(lambda: wake_up(ends, others))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def wake_up(ends: Ends, others: list[int]) -> int:
+    be_deaf()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF_TO)
+    for descriptor in others:
+        os.close(descriptor)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return live(ends)
+
+
+def run_and_leave(act: Callable[[], int]) -> NoReturn:
     code = EXIT_CONFIGURATION
     try:
-        code = main(sys.argv)
+        code = act()
     except BaseException:
         traceback.print_exc()
     logging.shutdown()
@@ -215,3 +273,7 @@ if __name__ == "__main__":
     # Threads may still be inside tasks: leaving through the interpreter would wait for them, or run their finally
     # blocks while another worker may already own their jobs.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run_and_leave(lambda: main(sys.argv))

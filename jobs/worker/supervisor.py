@@ -20,6 +20,7 @@ from ..tally import Merged
 from .child import Child
 from .connections import limit_waits
 from .housekeeping import Housekeeping, Presence
+from .nursery import START_SECONDS, Nursery
 from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
 from .slots import LOOPS
 from .takeback import Takeback, leaves_suspects, taking_back
@@ -31,10 +32,8 @@ CALM_LOOK_SECONDS = 1.0  # with nothing under way but jobs; signals, reports and
 KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by itself
 LAST_CHORES_SECONDS = 30.0
 CHORE_SECONDS = 10.0  # the longest pause of housekeeping, and some more
-START_SECONDS = 120.0  # until a process says that it is ready
 AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
 STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
-SPARE_AGAIN_SECONDS = 60.0  # after a spare that ended by itself
 LONGEST_RESTART_SECONDS = 10.0
 
 
@@ -47,7 +46,6 @@ class Tree:
     drain: bool = False
     max_jobs: int | None = None
     recycle_after: int | None = None
-    spare: bool = False  # keep one process ready to take the place of one that dies
 
 
 @dataclass
@@ -73,13 +71,13 @@ class Supervisor:
         options: Options,
         merged: Merged,
         say: Callable[[str], None] = print,
+        nursery: Nursery | None = None,
     ) -> None:
         self.tree, self.options, self.merged, self.say = tree, options, merged, say
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.seats = [Seat(quota=quota) for quota in quotas(tree.max_jobs, tree.processes)]
         self.solos: list[Seat] = []
-        self.spare: Child | None = None
-        self.spare_at = 0.0
+        self.nursery = nursery or Nursery()
         self.signals = 0
         self.stopping = False
         self.announced = False
@@ -182,7 +180,7 @@ class Supervisor:
             return
         self.seat_solos()
         self.fill_seats()
-        self.keep_spare()
+        self.nursery.look_after(may_start=self.all_have_started())
 
     # Start
 
@@ -212,40 +210,11 @@ class Supervisor:
     def start(self, seat: Seat, plan: Plan) -> None:
         limits = [n for n in (seat.quota, self.tree.recycle_after) if n is not None]
         worker_id = f"{self.name}-{uuid.uuid4().hex[:12]}"
-        child = self.take_spare() or Child()
+        child = self.nursery.child()
         child.begin(replace(plan, worker_id=worker_id, max_jobs=min(limits) if limits and not seat.solo else None))
         seat.child, seat.ran = child, 0
         self.selector.register(child.reports, selectors.EVENT_READ, child)
         self.housekeeping.present(Presence(child.worker_id, child.process.pid, plan.threads))
-
-    def keep_spare(self) -> None:
-        """Have one process more that has loaded the code and waits: who dies is then replaced at once."""
-        now = time.monotonic()
-        if (spare := self.spare) and (
-            spare.process.poll() is not None or (not spare.has_loaded() and now - spare.born_at > START_SECONDS)
-        ):
-            # Whatever ails it, the next process in a seat has it too, and is reported.
-            self.dismiss_spare()
-            self.spare_at = now + SPARE_AGAIN_SECONDS
-        if self.tree.spare and not self.spare and now >= self.spare_at and self.all_have_started():
-            try:
-                self.spare = Child()
-            except OSError as error:
-                log.warning("no spare process could be started", extra={"error": str(error)})
-                self.spare_at = now + SPARE_AGAIN_SECONDS
-
-    def take_spare(self) -> Child | None:
-        """Return the spare, if there is one that waits: one that is still loading is no sooner ready than a new one."""
-        child = self.spare
-        if not child or child.process.poll() is not None or not child.has_loaded():
-            return None
-        self.spare = None
-        return child
-
-    def dismiss_spare(self) -> None:
-        if self.spare:
-            self.spare.dismiss()
-            self.spare = None
 
     # Look after
 
@@ -357,7 +326,7 @@ class Supervisor:
         for seat in self.all_seats():
             if seat.child:
                 seat.child.order(DRAIN)
-        self.dismiss_spare()
+        self.nursery.dismiss()
 
     def finish_off(self) -> None:
         """Kill what has not ended by itself long after the grace."""

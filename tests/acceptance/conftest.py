@@ -13,14 +13,12 @@ from tests.acceptance.worker_tree import WorkerTree
 def worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., WorkerTree]]:
     """Start workers on the test database: `worker("--processes", "2", EMAIL_URL=smtp_server.url).wait_ready()`.
 
-    Arguments go to `runworker`, keywords into its environment. What still runs when the test ends is killed. Without
-    `spare`, the tree's processes are those that work.
+    Arguments go to `runworker`, keywords into its environment. What still runs when the test ends is killed.
     """
     # transactional_db: rows that the test writes are committed, and nobody flushes them while workers still run.
     trees: list[WorkerTree] = []
 
-    def start(*args: str, spare: bool = False, **environ: str) -> WorkerTree:
-        args = args if spare else ("--no-spare", *args)
+    def start(*args: str, **environ: str) -> WorkerTree:
         tree = WorkerTree(args, environ, tmp_path / f"worker-{len(trees)}.log")
         trees.append(tree)
         return tree

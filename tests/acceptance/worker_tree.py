@@ -27,6 +27,12 @@ def database_url() -> str:
     return urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl()
 
 
+def name_of(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
 class WorkerTree:
     """A supervisor and its children; the session that they share finds them even when the supervisor is gone."""
 
@@ -53,8 +59,13 @@ class WorkerTree:
         return sorted(found, key=lambda process: process.pid != self.pid)
 
     def children(self) -> list[psutil.Process]:
-        """Return the live processes that the supervisor started."""
-        return [process for process in self.processes() if process.pid != self.pid]
+        """Return the live processes that work, or are about to."""
+        waiting = {process.pid for process in self.waiting()}
+        return [process for process in self.processes() if process.pid not in waiting | {self.pid}]
+
+    def waiting(self) -> list[psutil.Process]:
+        """Return the live fork server, or spare: what the tree keeps beside its supervisor and those who work."""
+        return [process for process in self.processes() if name_of(process) in ("jobs-forkserver", "jobs-spare")]
 
     def is_alive_here(self, process: psutil.Process) -> bool:
         try:
@@ -77,7 +88,7 @@ class WorkerTree:
 
     def exit_code(self, within: float = 30.0) -> int:
         """Wait for the end of the supervisor and of its children, and return the supervisor's exit code."""
-        self.wait_for(lambda: self.has_exited() and not self.children(), within)
+        self.wait_for(lambda: self.has_exited() and not self.processes(), within)
         return self.supervisor.returncode
 
     def has_exited(self) -> bool:

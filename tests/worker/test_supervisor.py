@@ -10,9 +10,10 @@ from jobs.conf import Options
 from jobs.storage import storage
 from jobs.tally import Merged
 from jobs.worker.child import Child
+from jobs.worker.nursery import START_SECONDS
 from jobs.worker.plan import EXIT_DONE, Plan
 from jobs.worker.slots import ENGINE, LOOPS, WATCHDOG, Slots
-from jobs.worker.supervisor import AWAY_SECONDS, CHORE_SECONDS, START_SECONDS, Seat, Supervisor, Tree
+from jobs.worker.supervisor import AWAY_SECONDS, CHORE_SECONDS, Seat, Supervisor, Tree
 from jobs.worker.takeback import leaves_suspects
 
 LEASE = 12.0
@@ -128,7 +129,7 @@ def test_a_pause_of_the_supervisor_is_told_by_its_own_ticks(supervisor, monkeypa
     monkeypatch.setattr(supervisor, "look_after", lambda seat, child, now, was_away: seen.append(was_away))
     monkeypatch.setattr(supervisor, "seat_solos", lambda: None)
     monkeypatch.setattr(supervisor, "fill_seats", lambda: None)
-    supervisor.seats[0].child = SimpleNamespace()
+    supervisor.seats[0].child = SimpleNamespace(ready=True)
 
     supervisor.tick()
     supervisor.ticked_at -= AWAY_SECONDS + 1
@@ -196,64 +197,14 @@ def test_a_supervisor_looks_closely_while_anything_is_under_way(supervisor, chil
     assert not supervisor.is_calm()
 
 
-def a_spare(*, ended: bool = False, loaded: bool = True, age: float = 0.0) -> Any:
-    return SimpleNamespace(
-        process=SimpleNamespace(poll=lambda: 1 if ended else None),
-        dismiss=lambda: None,
-        has_loaded=lambda: loaded,
-        born_at=time.monotonic() - age,
-    )
+@pytest.mark.parametrize(("child_is_ready", "may_start"), [(True, True), (False, False)])
+def test_no_process_is_kept_ready_before_those_that_work_have_started(
+    supervisor, child, monkeypatch, child_is_ready, may_start
+):
+    asked = []
+    monkeypatch.setattr(supervisor.nursery, "look_after", lambda may_start: asked.append(may_start))
+    child.ready = child_is_ready
 
+    supervisor.tick()
 
-def test_a_spare_that_hangs_while_loading_takes_no_seat_and_is_replaced(supervisor, child, monkeypatch):
-    supervisor.tree.spare = True
-    supervisor.spare = hung = a_spare(loaded=False)
-    assert supervisor.take_spare() is None
-    supervisor.keep_spare()
-    assert supervisor.spare is hung
-
-    hung.born_at -= START_SECONDS + 1
-    supervisor.keep_spare()
-
-    assert supervisor.spare is None
-
-
-def test_a_host_that_allows_no_more_processes_keeps_those_that_work(supervisor, child, monkeypatch):
-    def refused() -> Any:
-        raise OSError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr("jobs.worker.supervisor.Child", refused)
-    supervisor.tree.spare = True
-
-    supervisor.keep_spare()
-
-    assert supervisor.spare is None
-    assert supervisor.spare_at > time.monotonic()
-
-
-def test_a_spare_that_ends_by_itself_is_not_started_again_and_again(supervisor, child, monkeypatch):
-    started = []
-
-    def start() -> Any:
-        started.append(a_spare(ended=True))
-        return started[-1]
-
-    monkeypatch.setattr("jobs.worker.supervisor.Child", start)
-    supervisor.tree.spare = True
-    for _ in range(5):
-        supervisor.keep_spare()
-    assert len(started) == 1
-
-    supervisor.spare_at = time.monotonic()
-    supervisor.keep_spare()
-    assert len(started) == 2
-
-
-def test_no_spare_is_started_while_a_process_that_works_is_starting(supervisor, child, monkeypatch):
-    monkeypatch.setattr("jobs.worker.supervisor.Child", lambda: pytest.fail("it takes the processor from the other"))
-    supervisor.tree.spare = True
-    child.ready = False
-
-    supervisor.keep_spare()
-
-    assert supervisor.spare is None
+    assert asked == [may_start]

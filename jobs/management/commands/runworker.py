@@ -15,6 +15,7 @@ from jobs.metrics import serve
 from jobs.models import Queue
 from jobs.storage import storage
 from jobs.tally import Merged
+from jobs.worker.nursery import Nursery
 from jobs.worker.plan import Plan
 from jobs.worker.supervisor import Supervisor, Tree
 
@@ -37,7 +38,7 @@ class Command(BaseCommand):
         for name, help_text in LENGTHS.items():
             add(f"--{name.replace('_', '-')}", type=seconds, metavar="SECONDS", help=help_text)
         add("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on this port of 127.0.0.1")
-        add("--no-spare", action="store_true", help="keep no loaded process ready for one that dies; saves its memory")
+        add("--no-spare", action="store_true", help="load the code in each process anew, and keep none ready to fork")
         add("--no-reload", action="store_true", help="with DEBUG: do not restart processes when code changes")
 
     def handle(self, *args: Any, **given: Any) -> None:
@@ -61,10 +62,12 @@ class Command(BaseCommand):
             reload=settings.DEBUG and not given["no_reload"] and not given["drain"],
         )
         lasts = not (given["drain"] or given["max_jobs"] or plan.reload)
-        spare = lasts and not given["no_spare"]
-        tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"], spare)
+        # A process that is to run other code than this one cannot be its fork.
+        loads_anew = given["no_spare"] or plan.reload
+        nursery = Nursery() if loads_anew else Nursery.beside(renews=lasts)
+        tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"])
         merged = Merged()
-        supervisor = Supervisor(tree, storage(), options, merged, say=self.stdout.write)
+        supervisor = Supervisor(tree, storage(), options, merged, say=self.stdout.write, nursery=nursery)
         server = self.metrics_server(given["metrics_port"], merged, supervisor)
         code = supervisor.run()
         if server:

@@ -1,0 +1,124 @@
+"""Where the processes of a tree come from, without starting any."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs.worker.forkserver import is_forkable
+from jobs.worker.nursery import AGAIN_SECONDS, START_SECONDS, Nursery
+from tests.threads import at_once
+
+NEW: Any = "a process that is started anew"
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch) -> list[Any]:
+    """The processes that were asked for: NEW, or by whom they were forked."""
+    found: list[Any] = []
+
+    def start(birth: Any = NEW) -> Any:
+        found.append(birth)
+        return birth if birth is NEW else birth()
+
+    monkeypatch.setattr("jobs.worker.nursery.Child", start)
+    return found
+
+
+def kept(*, ended: bool = False, loaded: bool = True, forks: bool = True, fork: str | OSError = "fork") -> Any:
+    def bear() -> str:
+        if isinstance(fork, OSError):
+            raise fork
+        return fork
+
+    found = SimpleNamespace(
+        process=SimpleNamespace(pid=4711, poll=lambda: 1 if ended else None),
+        has_loaded=lambda: loaded,
+        forks=forks,
+        bear=bear,
+        born_at=time.monotonic(),
+        dismissed=False,
+    )
+    found.dismiss = lambda: setattr(found, "dismissed", True)
+    return found
+
+
+def test_a_fork_server_forks_one_after_another_and_is_kept():
+    nursery = Nursery(server := kept())
+
+    forked: list[Any] = [nursery.child(), nursery.child()]
+
+    assert forked == ["fork", "fork"]
+    assert nursery.kept is server
+
+
+def test_a_spare_takes_a_seat_once():
+    nursery = Nursery(spare := kept(forks=False))
+
+    assert [nursery.child(), nursery.child()] == [spare, NEW]
+
+
+@pytest.mark.parametrize("what", [{"ended": True}, {"loaded": False}])
+def test_one_that_has_ended_or_still_loads_gives_no_process(what):
+    assert Nursery(kept(**what)).child() == NEW
+
+
+def test_a_fork_server_that_cannot_fork_is_ended_and_the_process_is_started_anew():
+    nursery = Nursery(server := kept(fork=OSError("no answer")))
+
+    assert nursery.child() == NEW
+    assert server.dismissed
+    assert nursery.kept is None
+
+
+def test_a_process_that_hangs_while_loading_is_replaced():
+    nursery = Nursery(hung := kept(loaded=False))
+    nursery.look_after(may_start=True)
+    assert nursery.kept is hung
+
+    hung.born_at -= START_SECONDS + 1
+    nursery.look_after(may_start=True)
+
+    assert nursery.kept is None
+    assert hung.dismissed
+
+
+def test_a_host_that_allows_no_more_processes_keeps_those_that_work(monkeypatch):
+    def refused() -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("jobs.worker.nursery.Child", refused)
+    nursery = Nursery(renews=True)
+
+    nursery.look_after(may_start=True)
+
+    assert nursery.kept is None
+    assert nursery.again_at > time.monotonic()
+
+
+def test_the_first_that_is_lost_is_replaced_at_once_and_several_in_a_row_are_not(started):
+    nursery = Nursery(kept(ended=True), renews=True)
+    nursery.look_after(may_start=True)
+    assert started == [NEW]
+
+    for _ in range(5):
+        nursery.kept = nursery.kept and kept(ended=True)
+        nursery.look_after(may_start=True)
+    assert started == [NEW]
+
+    nursery.again_at -= AGAIN_SECONDS
+    nursery.look_after(may_start=True)
+    assert started == [NEW, NEW]
+
+
+def test_nobody_is_kept_where_that_is_not_wanted_or_others_have_yet_to_start(started):
+    Nursery(renews=False).look_after(may_start=True)
+    Nursery(renews=True).look_after(may_start=False)
+
+    assert started == []
+
+
+def test_a_process_with_threads_or_connections_is_not_to_be_forked():
+    # This one has the database's, and another thread.
+    assert at_once(is_forkable, is_forkable) == [False, False]
