@@ -1,7 +1,8 @@
 """Everything that `make test` checks: linter, types, Django's checks, and every test on SQLite and on PostgreSQL.
 
 `python -m tests.run [PYTEST ARGUMENTS]`; TEST_DATABASE_URL names a PostgreSQL to use instead of one started here.
-All steps run, whatever fails; the last line counts the tests of both databases.
+All steps run, whatever fails; the last line counts the tests of both databases. Tests with real workers wait more than
+they compute: unless arguments select tests, they run beside the others.
 """
 
 import os
@@ -15,6 +16,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from tests.postgresql import temporary_postgresql
 
@@ -29,6 +31,7 @@ STEPS = {
     "makemigrations": [*MANAGE, "makemigrations", "--check", "--dry-run"],
 }
 
+WORKERS = "tests/acceptance"
 # A run that takes longer hangs.
 TESTS_MAX_SECONDS = 900
 
@@ -92,6 +95,18 @@ class Tests:
         return counts
 
 
+def shares(database: str, url: str, arguments: list[str]) -> list[tuple[str, str, list[str]]]:
+    """Return the runs of one database: what each is called, its database, and what tells pytest its tests."""
+    both = ["-m", "not any_database"] if database == "PostgreSQL" else []
+    if arguments:
+        return [(database, url, [*both, *arguments])]
+    parts = urlsplit(url)
+    return [
+        (f"{database} with real workers", parts._replace(path=f"{parts.path}_workers").geturl(), [*both, WORKERS]),
+        (database, url, [*both, f"--ignore={WORKERS}"]),
+    ]
+
+
 def passes(name: str, command: list[str]) -> bool:
     """Run one step and show its output only when it fails."""
     started = time.monotonic()
@@ -113,13 +128,16 @@ def main(arguments: list[str]) -> int:
         os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'db.sqlite3'}"
         failed = [step for step, command in STEPS.items() if not passes(step, command)]
         with ExitStack() as stack:
-            runs = [stack.enter_context(Tests("SQLite", os.environ["DATABASE_URL"], directory, arguments))]
+            urls = {"SQLite": os.environ["DATABASE_URL"]}
             try:
-                url = os.environ.get("TEST_DATABASE_URL") or stack.enter_context(temporary_postgresql())
-                others = ["-m", "not any_database", *arguments]
-                runs.append(stack.enter_context(Tests("PostgreSQL", url, directory, others)))
+                urls["PostgreSQL"] = os.environ.get("TEST_DATABASE_URL") or stack.enter_context(temporary_postgresql())
             except Exception as error:
                 failed.append(f"start of PostgreSQL ({type(error).__name__}: {error})")
+            runs = [
+                stack.enter_context(Tests(name, url, directory, selected))
+                for database, database_url in urls.items()
+                for name, url, selected in shares(database, database_url, arguments)
+            ]
             for run in runs:
                 run.finish()
         for run in runs:

@@ -13,13 +13,15 @@ from tests.acceptance.worker_tree import WorkerTree
 def worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., WorkerTree]]:
     """Start workers on the test database: `worker("--processes", "2", EMAIL_URL=smtp_server.url).wait_ready()`.
 
-    Arguments go to `runworker`, keywords into its environment. What still runs when the test ends is killed.
+    Arguments go to `runworker`, keywords into its environment. What still runs when the test ends is killed. A worker
+    is forked from a process that has loaded the project, unless it is `typed` as a command or has an environment of its
+    own.
     """
     # transactional_db: rows that the test writes are committed, and nobody flushes them while workers still run.
     trees: list[WorkerTree] = []
 
-    def start(*args: str, **environ: str) -> WorkerTree:
-        tree = WorkerTree(args, environ, tmp_path / f"worker-{len(trees)}.log")
+    def start(*args: str, typed: bool = False, **environ: str) -> WorkerTree:
+        tree = WorkerTree(args, environ, tmp_path / f"worker-{len(trees)}.log", typed)
         trees.append(tree)
         return tree
 

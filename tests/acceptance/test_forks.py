@@ -22,7 +22,7 @@ UNFORKABLE = {
 
 @pytest.fixture
 def tree(worker, eventually):
-    return with_one_waiting(worker(*LONG_LEASE, "--threads", "3").wait_ready(), eventually)
+    return with_one_waiting(worker(*LONG_LEASE, "--threads", "3", typed=True).wait_ready(), eventually)
 
 
 def with_one_waiting(tree, eventually):
@@ -93,7 +93,9 @@ def test_the_fork_server_takes_no_job_and_no_connection(tree, ledger, eventually
 
 
 def test_a_process_that_works_holds_nothing_of_the_fork_server_or_of_its_supervisor(worker, eventually):
-    tree = with_one_waiting(worker(*LONG_LEASE, "--processes", "3", "--threads", "1").wait_ready(), eventually)
+    tree = with_one_waiting(
+        worker(*LONG_LEASE, "--processes", "3", "--threads", "1", typed=True).wait_ready(), eventually
+    )
 
     pipes = {process: pipes_of(process) for process in [*tree.children(), one_that_waits(tree)]}
 
@@ -171,7 +173,7 @@ def test_where_loading_the_code_opens_what_no_fork_may_inherit_a_spare_is_kept(
 
 
 def test_a_tree_that_is_to_load_the_code_anew_keeps_nobody(worker, ledger, eventually):
-    tree = worker(*LONG_LEASE, "--no-spare").wait_ready()
+    tree = worker(*LONG_LEASE, "--no-spare", typed=True).wait_ready()
     done = tasks.work.enqueue(ledger=str(ledger), name="meanwhile")
     eventually(lambda: have_succeeded(done))
 

@@ -57,7 +57,7 @@ def test_drain_of_an_empty_queue_ends_at_once(worker):
 def test_a_thread_that_wakes_up_does_not_wait_long_for_the_interpreter(worker):
     told = tasks.switch_interval.enqueue()
 
-    assert worker("--drain").exit_code() == 0
+    assert worker("--drain", typed=True).exit_code() == 0
     assert row_of(told).return_value == pytest.approx(SWITCH_SECONDS)
 
 
@@ -84,7 +84,7 @@ def test_recycle_after_replaces_each_process_in_time(worker, ledger, eventually)
 
 
 def test_a_worker_serves_the_queues_that_it_is_given(worker, ledger, eventually):
-    worker("--queue", "email", *POLL).wait_ready()
+    worker("--queue", "email", *POLL, typed=True).wait_ready()
     other = tasks.work.enqueue(ledger=str(ledger), name="other")
 
     own = tasks.work.using(queue_name="email").enqueue(ledger=str(ledger), name="own")
@@ -113,7 +113,7 @@ def test_jobs_worker_is_another_name_of_it(ledger):
 
 def test_metrics_add_up_all_processes_and_outlive_each(worker, ledger, eventually):
     port = free_port()
-    tree = worker("--processes", "2", "--threads", "1", "--metrics-port", str(port), *POLL).wait_ready()
+    tree = worker("--processes", "2", "--threads", "1", "--metrics-port", str(port), *POLL, typed=True).wait_ready()
     path = tasks.work.module_path
 
     def scraped() -> dict[tuple[str, ...], float]:

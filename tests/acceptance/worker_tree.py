@@ -15,6 +15,7 @@ import psutil
 from django.conf import settings
 from django.db import connections
 
+from tests.acceptance.loaded import Loaded
 from tests.conftest import wait_until
 
 
@@ -36,8 +37,12 @@ def name_of(process: psutil.Process) -> str:
 class WorkerTree:
     """A supervisor and its children; the session that they share finds them even when the supervisor is gone."""
 
-    def __init__(self, args: tuple[str, ...], environ: dict[str, str], log_path: Path) -> None:
+    def __init__(self, args: tuple[str, ...], environ: dict[str, str], log_path: Path, typed: bool) -> None:
         self.log_path = log_path
+        self.supervisor: subprocess.Popen[bytes] | Loaded
+        if not (typed or environ):
+            self.supervisor = Loaded(args, log_path, database_url())
+            return
         with open(log_path, "wb") as log:
             self.supervisor = subprocess.Popen(
                 [sys.executable, "manage.py", "runworker", *args],
@@ -86,7 +91,7 @@ class WorkerTree:
         assert not self.has_exited(), f"the worker exited with {self.supervisor.returncode}:\n{self.log()}"
         return self
 
-    def exit_code(self, within: float = 30.0) -> int:
+    def exit_code(self, within: float = 30.0) -> int | None:
         """Wait for the end of the supervisor and of its children, and return the supervisor's exit code."""
         self.wait_for(lambda: self.has_exited() and not self.processes(), within)
         return self.supervisor.returncode
