@@ -130,7 +130,7 @@ class Child:
         """Say whether it only waits for its plan. Of one that has not begun."""
         for message in self.read():
             self.loaded = self.loaded or "loaded" in message
-            self.forks = self.forks or message.get("forks", False)
+            self.forks = message.get("forks", self.forks)
         return self.loaded
 
     def close(self) -> None:

@@ -9,9 +9,11 @@ supervisor learns of its end, and what it died of, whatever becomes of the fork 
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import time
@@ -24,7 +26,13 @@ from .plan import Ends
 PID = struct.Struct("=i")
 BIRTH_SECONDS = 2.0  # until a fork server has answered; it needs a few milliseconds
 LOOK_SECONDS = 0.01
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
+MEMORY_DEVICES = 1  # the major number of /dev/null, /dev/urandom and their like
+STRANGER_SECONDS = 5.0  # a process that has been dead for so long is waited for by nobody
+
+
+class CannotFork(OSError):
+    """The fork server is well, but this system, or its limits, let it fork nobody."""
 
 
 class Forked:
@@ -36,7 +44,10 @@ class Forked:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0  # somebody else has asked for its end, and knows what it died of
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
@@ -57,24 +68,31 @@ class Forked:
 
 
 def is_forkable(own: Collection[int] = ()) -> bool:
-    """Say whether a fork of this process would work: it has one thread, and no socket open but its `own` descriptors.
+    """Say whether a fork of this process would work: it has one thread, and opened nothing that two cannot share.
 
-    Other threads would be missing in the fork, with the locks that they hold; a connection would be used by two. The
-    standard streams may be sockets: an init system's log is. Anywhere but on Linux the answer is no.
+    Other threads would be missing in the fork, with the locks that they hold. `own` descriptors are looked after, and
+    the standard streams are shared anyway. Anywhere but on Linux the answer is no.
     """
     try:
         threads = os.listdir("/proc/self/task")
-        names = [int(name) for name in os.listdir("/proc/self/fd")]
+        names = {int(name) for name in os.listdir("/proc/self/fd")}
     except OSError:
         return False
-    return len(threads) == 1 and not any(is_socket(name) for name in names if name > 2 and name not in own)
+    return len(threads) == 1 and all(can_be_shared(name) for name in names - {0, 1, 2} - set(own))
 
 
-def is_socket(descriptor: int) -> bool:
+def can_be_shared(descriptor: int) -> bool:
+    """Say whether two processes may use what is open here: a log file, a source of random numbers.
+
+    A connection would be used by both, and a file that is read has one place for both; a lock would be held for longer.
+    """
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
+        found = os.fstat(descriptor)
+        if stat.S_ISCHR(found.st_mode):
+            return os.major(found.st_rdev) == MEMORY_DEVICES
+        return stat.S_ISREG(found.st_mode) and bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND)
     except OSError:
-        return False  # the one by which its number was found
+        return True  # the one by which its number was found
 
 
 def call_itself(name: str) -> None:
@@ -125,26 +143,54 @@ def leave_behind(write_end: int) -> bool:
 def ask(births: socket.socket, ends: Ends) -> Forked:
     """Let a fork server fork a process that is a child of this one.
 
-    Raises: OSError where it does not answer in time, or cannot.
+    Raises: CannotFork; another OSError where it does not answer in time, or is gone.
     """
     with adopting():
         births.settimeout(BIRTH_SECONDS)
         socket.send_fds(births, [b"f"], list(ends))
         answer = births.recv(PID.size)
-    if len(answer) < PID.size or not (pid := PID.unpack(answer)[0]):
-        raise OSError("the fork server could not fork")
-    child = Forked(pid)
-    child.poll()
-    return child
+    if len(answer) < PID.size:
+        raise ConnectionError("the fork server is gone")
+    pid = PID.unpack(answer)[0]
+    if not pid:
+        raise CannotFork("the fork server could not fork")
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        raise CannotFork("this system gave the new process another parent") from None
+    return Forked(pid)
 
 
 @contextlib.contextmanager
 def adopting() -> Iterator[None]:
     """Be the parent of those whose parents end meanwhile. Not for longer: what tasks leave behind is init's concern."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "this system lets no process adopt others")
+    libc, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
+    if libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0) or libc.prctl(
+        PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
+    ):
+        raise CannotFork(ctypes.get_errno(), "this system lets no process adopt others")
     try:
         yield
     finally:
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+class Strangers:
+    """Dead children that nobody here knows: of a fork server that was killed while it forked, or left by tasks.
+
+    Threads: one. Another may wait for a child of its own, so nobody is collected at once.
+    """
+
+    def __init__(self) -> None:
+        self.pid, self.since = 0, 0.0
+
+    def collect(self, known: Collection[int], now: float) -> None:
+        """Collect one that was dead at earlier calls too. Units: `now` in monotonic seconds."""
+        with contextlib.suppress(ChildProcessError):
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if not found or found.si_pid in known:
+                self.pid = 0
+            elif found.si_pid != self.pid:
+                self.pid, self.since = found.si_pid, now
+            elif now - self.since >= STRANGER_SECONDS:
+                os.waitpid(self.pid, os.WNOHANG)

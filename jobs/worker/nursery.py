@@ -1,16 +1,19 @@
 """Where the processes of a tree come from: forked, from the spare that waits, or started anew."""
 
+import gc
 import logging
+import select
 import time
 
 from .child import Child
-from .forkserver import is_forkable
+from .forkserver import BIRTH_SECONDS, CannotFork, is_forkable
 from .process import fork_here, load
 
 log = logging.getLogger("jobs")
 
 START_SECONDS = 120.0  # until a process has loaded the code
-AGAIN_SECONDS = 60.0  # after one that was kept and ended by itself
+AGAIN_SECONDS = 60.0  # after one that was kept and ended by itself, soon after another had
+CALM_SECONDS = 300.0
 
 
 class Nursery:
@@ -23,16 +26,24 @@ class Nursery:
     def __init__(self, kept: Child | None = None, *, renews: bool = False) -> None:
         self.kept = kept
         self.renews = renews  # start another when the one that was kept is used up, or gone
-        self.again_at, self.lost_at = 0.0, float("-inf")  # monotonic moments
+        self.again_at = self.calm_at = 0.0  # monotonic moments
 
     @classmethod
     def beside(cls, *, renews: bool) -> "Nursery":
         """Fork the fork server from this process, which has loaded the project's code and is to become a supervisor."""
         load()
+        # What is collected now need not be in each fork, whose memory then stays the same and shared.
+        gc.collect()
+        gc.freeze()
         if not is_forkable():
             return cls(renews=renews)
-        kept = Child(fork_here)
-        kept.loaded = kept.forks = True
+        try:
+            kept = Child(fork_here)
+        except OSError as error:
+            log.warning("no fork server could be started", extra={"error": str(error)})
+            return cls(renews=renews)
+        # Until it has said that it may be forked, in some milliseconds.
+        select.select([kept.reports], [], [], BIRTH_SECONDS)
         return cls(kept, renews=renews)
 
     def child(self) -> Child:
@@ -46,6 +57,11 @@ class Nursery:
             return kept
         try:
             return Child(kept.bear)
+        except CannotFork as error:
+            # It needs no other to work itself.
+            log.warning("fork server takes a seat", extra={"pid": kept.process.pid, "error": str(error)})
+            self.kept = None
+            return kept
         except OSError as error:
             log.warning("fork server replaced", extra={"pid": kept.process.pid, "error": str(error)})
             self.lose()
@@ -69,8 +85,8 @@ class Nursery:
     def lose(self) -> None:
         """End the one that is kept. The first that is lost may have been unlucky, several in a row are not."""
         now = time.monotonic()
-        self.again_at = now + AGAIN_SECONDS if now - self.lost_at < AGAIN_SECONDS else 0.0
-        self.lost_at = now
+        self.again_at = now + AGAIN_SECONDS if now < self.calm_at else 0.0
+        self.calm_at = now + CALM_SECONDS
         self.dismiss()
 
     def dismiss(self) -> None:

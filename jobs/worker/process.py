@@ -37,9 +37,12 @@ class Reporter:
     """Sends what this process counted to its supervisor, from a thread that may block without harm."""
 
     def __init__(self, descriptor: int, tally: Any) -> None:
+        from ..limits import door
+
+        self.door = door
         self.descriptor = descriptor
         self.tally = tally
-        self.turned_away: dict[tuple[str, str], int] = {}  # as far as it was reported
+        self.turned_away = door.counts()  # as far as it was reported; a fork begins with what its parent counted
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, name="reporter", daemon=True)
 
@@ -51,9 +54,7 @@ class Reporter:
 
     def count_turned_away(self) -> None:
         """Count what full queues did not take of the jobs that tasks enqueue here."""
-        from ..limits import door
-
-        counts = door.counts()
+        counts = self.door.counts()
         for (queue_name, how), jobs in counts.items():
             if more := jobs - self.turned_away.get((queue_name, how), 0):
                 self.tally.count(how, "", queue_name, more)
@@ -149,6 +150,7 @@ def be_deaf() -> None:
     """
     for number in DEAF_TO:
         signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def spare_the_collector(first_collect: bool) -> None:
@@ -179,26 +181,26 @@ def wait_for_plan(ends: Ends) -> tuple[Ends, Any, bytes]:
 
     The plan is empty where none is to come.
     """
-    while True:
-        orders = os.fdopen(ends.orders, "rb", buffering=0)
-        births = socket.socket(fileno=ends.births)
-        with births:
-            forks = is_forkable(ends)
-            with contextlib.suppress(OSError):  # the supervisor may be gone: the end of the other pipe says so too
-                os.write(ends.reports, json.dumps({"loaded": True, "forks": forks}).encode() + b"\n")
-            if not select.select([ends.orders], [], [], 0)[0]:
-                call_itself("jobs-forkserver" if forks else "jobs-spare")
-                tidy_up_while_waiting()
-            born = None
-            with contextlib.suppress(EOFError):
-                while not born and ends.orders not in select.select([ends.orders, ends.births], [], [])[0]:
-                    born = bear(births)
-        if not born:
-            return ends, orders, orders.readline()
+    orders = os.fdopen(ends.orders, "rb", buffering=0)
+    with socket.socket(fileno=ends.births) as births:
+        forks = is_forkable(ends)
+        if not select.select([ends.orders], [], [], 0)[0]:
+            tidy_up_while_waiting()
+            call_itself("jobs-forkserver" if forks else "jobs-spare")
+        born = None
+        # Either error means that the supervisor is gone, which the end of the orders says too.
+        with contextlib.suppress(EOFError, OSError):
+            os.write(ends.reports, json.dumps({"loaded": True, "forks": forks}).encode() + b"\n")
+            while not born and ends.orders not in select.select([ends.orders, ends.births], [], [])[0]:
+                born = bear(births)
+    if born:
         orders.close()
         os.close(ends.reports)
         os.close(ends.slots)
-        ends = born
+        os.close(born.births)
+        ends, orders = born, os.fdopen(born.orders, "rb", buffering=0)
+    call_itself("jobs-worker")
+    return ends, orders, orders.readline()
 
 
 def live(ends: Ends) -> int:
@@ -206,7 +208,6 @@ def live(ends: Ends) -> int:
     ends, orders, line = wait_for_plan(ends)
     if not line:
         return EXIT_DONE  # one that was never needed, or the supervisor is gone
-    call_itself("jobs-worker")
     plan = Plan.from_line(line)
     from .connections import keep_connections
 
@@ -238,8 +239,7 @@ def main(argv: list[str]) -> int:
 
 def fork_here(ends: Ends, others: list[int]) -> Forked:
     """Fork this process, which has loaded all, into one that waits for its plan as if it had been started anew."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     # A Ctrl-C between the fork and its deafness would end it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
     try:
@@ -251,6 +251,7 @@ def fork_here(ends: Ends, others: list[int]) -> Forked:
 
 
 def wake_up(ends: Ends, others: list[int]) -> int:
+    signal.set_wakeup_fd(-1)
     be_deaf()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF_TO)
     for descriptor in others:
@@ -264,15 +265,23 @@ def wake_up(ends: Ends, others: list[int]) -> int:
 def run_and_leave(act: Callable[[], int]) -> NoReturn:
     code = EXIT_CONFIGURATION
     try:
-        code = act()
-    except BaseException:
-        traceback.print_exc()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads may still be inside tasks: leaving through the interpreter would wait for them, or run their finally
-    # blocks while another worker may already own their jobs.
-    os._exit(code)
+        try:
+            code = act()
+        except BaseException:
+            traceback.print_exc()
+        logging.shutdown()
+        flush()
+    finally:
+        # Threads may still be inside tasks: leaving through the interpreter would wait for them, or run their finally
+        # blocks while another worker may already own their jobs. A fork would go on in the program that it is one of.
+        os._exit(code)
+
+
+def flush() -> None:
+    """Write out what was printed, where there is something to print to."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 if __name__ == "__main__":

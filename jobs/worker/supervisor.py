@@ -19,6 +19,7 @@ from ..storage import Storage
 from ..tally import Merged
 from .child import Child
 from .connections import limit_waits
+from .forkserver import Strangers
 from .housekeeping import Housekeeping, Presence
 from .nursery import START_SECONDS, Nursery
 from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_SECOND_SIGNAL, STOP_NOW, Plan
@@ -33,6 +34,7 @@ KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by
 LAST_CHORES_SECONDS = 30.0
 CHORE_SECONDS = 10.0  # the longest pause of housekeeping, and some more
 AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
+START_AGAIN_SECONDS = 1.0  # after the host allowed no more processes
 STABLE_SECONDS = 10.0  # a process that lived so long was no failed start
 LONGEST_RESTART_SECONDS = 10.0
 
@@ -78,6 +80,8 @@ class Supervisor:
         self.seats = [Seat(quota=quota) for quota in quotas(tree.max_jobs, tree.processes)]
         self.solos: list[Seat] = []
         self.nursery = nursery or Nursery()
+        self.strangers = Strangers()
+        self.start_again_at = 0.0
         self.signals = 0
         self.stopping = False
         self.announced = False
@@ -181,13 +185,19 @@ class Supervisor:
         self.seat_solos()
         self.fill_seats()
         self.nursery.look_after(may_start=self.all_have_started())
+        self.strangers.collect(self.known_pids(), now)
+
+    def known_pids(self) -> set[int]:
+        known = [seat.child for seat in self.all_seats()] + [self.nursery.kept]
+        return {child.process.pid for child in known if child}
 
     # Start
 
     def fill_seats(self) -> None:
         for seat in self.seats:
             is_free = seat.child is None and not seat.finished
-            if is_free and time.monotonic() >= seat.start_at and not self.suspects_go_first():
+            due_at = max(seat.start_at, self.start_again_at)
+            if is_free and time.monotonic() >= due_at and not self.suspects_go_first():
                 self.start(seat, self.tree.plan)
         if not self.announced and all(seat.child and seat.child.ready for seat in self.seats if not seat.finished):
             self.announced = True
@@ -202,15 +212,23 @@ class Supervisor:
         """Start a process of its own for suspects: a job that may kill its worker must not take neighbours along."""
         waiting = self.housekeeping.findings.suspects_wait
         starting = any(seat.child and not seat.child.ready for seat in self.solos)
-        if waiting and not starting and len(self.solos) < self.tree.processes:
+        is_due = time.monotonic() >= self.start_again_at
+        if waiting and is_due and not starting and len(self.solos) < self.tree.processes:
             seat = Seat(solo=True)
-            self.solos.append(seat)
             self.start(seat, replace(self.tree.plan, solo=True, threads=1))
+            if seat.child:
+                self.solos.append(seat)
 
     def start(self, seat: Seat, plan: Plan) -> None:
+        """Take a process for a seat, which stays empty where this host allows no more processes at the moment."""
         limits = [n for n in (seat.quota, self.tree.recycle_after) if n is not None]
         worker_id = f"{self.name}-{uuid.uuid4().hex[:12]}"
-        child = self.nursery.child()
+        try:
+            child = self.nursery.child()
+        except OSError as error:
+            log.error("no process could be started", extra={"error": str(error)})
+            self.start_again_at = time.monotonic() + START_AGAIN_SECONDS
+            return
         child.begin(replace(plan, worker_id=worker_id, max_jobs=min(limits) if limits and not seat.solo else None))
         seat.child, seat.ran = child, 0
         self.selector.register(child.reports, selectors.EVENT_READ, child)

@@ -21,7 +21,8 @@ def run_worker(args: tuple[str, ...], log_path: Path) -> None:
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
-    os.close(log)
+    # Python's fork server leaves pipes open, which `runworker` would take for somebody's, and not fork itself.
+    os.closerange(3, log + 1)
     os.chdir(ROOT)
     sys.argv = ["manage.py", "runworker", *args]
     execute_from_command_line(sys.argv)

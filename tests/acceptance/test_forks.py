@@ -17,6 +17,7 @@ LONG_LEASE = ("--lease", "60", "--poll-interval", "0.2")
 UNFORKABLE = {
     "a thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "a connection": "import socket\nserver = socket.create_server(('127.0.0.1', 0))",
+    "a file that is read": "table = open(__file__)",
 }
 
 

@@ -1,14 +1,17 @@
 """Where the processes of a tree come from, without starting any."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from jobs.worker.forkserver import is_forkable
+from jobs.worker.forkserver import STRANGER_SECONDS, CannotFork, Strangers
 from jobs.worker.nursery import AGAIN_SECONDS, START_SECONDS, Nursery
-from tests.threads import at_once
 
 NEW: Any = "a process that is started anew"
 
@@ -72,6 +75,14 @@ def test_a_fork_server_that_cannot_fork_is_ended_and_the_process_is_started_anew
     assert nursery.kept is None
 
 
+def test_a_fork_server_that_is_well_but_may_not_fork_takes_the_seat_itself():
+    nursery = Nursery(server := kept(fork=CannotFork("no more processes")))
+
+    assert nursery.child() is server
+    assert not server.dismissed
+    assert nursery.kept is None
+
+
 def test_a_process_that_hangs_while_loading_is_replaced():
     nursery = Nursery(hung := kept(loaded=False))
     nursery.look_after(may_start=True)
@@ -119,6 +130,63 @@ def test_nobody_is_kept_where_that_is_not_wanted_or_others_have_yet_to_start(sta
     assert started == []
 
 
-def test_a_process_with_threads_or_connections_is_not_to_be_forked():
-    # This one has the database's, and another thread.
-    assert at_once(is_forkable, is_forkable) == [False, False]
+# What a process may have opened before it is asked; each is closed before the next.
+OPENED = """
+import json, os, select, socket, sys, tempfile, threading
+from jobs.worker.forkserver import is_forkable
+
+found = {"nothing": is_forkable()}
+for name, open_it in {
+    "a log file": lambda: open(sys.argv[1], "a"),
+    "a source of random numbers": lambda: open("/dev/urandom", "rb"),
+    "a file that is read": lambda: open(sys.argv[1], "rb"),
+    "a lock": lambda: open(sys.argv[1], "w"),
+    "a connection": lambda: socket.socket(),
+    "an event loop": lambda: select.epoll(),
+}.items():
+    with open_it():
+        found[name] = is_forkable()
+both = os.pipe()
+found["a pipe"], found["a pipe of its own"] = is_forkable(), is_forkable(both)
+for end in both:
+    os.close(end)
+gate = threading.Event()
+threading.Thread(target=gate.wait).start()
+found["a thread"] = is_forkable()
+gate.set()
+print(json.dumps(found))
+"""
+
+
+def test_a_process_is_forked_only_if_all_that_it_has_opened_can_be_shared(tmp_path):
+    ran = subprocess.run([sys.executable, "-c", OPENED, str(tmp_path / "file")], capture_output=True, text=True)
+
+    assert json.loads(ran.stdout or "{}") == {
+        "nothing": True,
+        "a log file": True,
+        "a source of random numbers": True,
+        "a file that is read": False,
+        "a lock": False,
+        "a connection": False,
+        "an event loop": False,
+        "a pipe": False,
+        "a pipe of its own": True,
+        "a thread": False,
+    }, ran.stderr
+
+
+def test_the_dead_whom_nobody_knows_are_collected_and_others_are_left_to_who_waits_for_them():
+    unknown = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, unknown.pid, os.WEXITED | os.WNOWAIT)
+    strangers = Strangers()
+
+    strangers.collect({unknown.pid}, 0.0)
+    strangers.collect({unknown.pid}, 100.0)
+    strangers.collect(set(), 100.0)
+    strangers.collect(set(), 100.0 + STRANGER_SECONDS - 1)
+    assert os.waitid(os.P_PID, unknown.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+    strangers.collect(set(), 100.0 + STRANGER_SECONDS)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(unknown.pid, 0)
+    unknown.wait()

@@ -129,7 +129,7 @@ def test_a_pause_of_the_supervisor_is_told_by_its_own_ticks(supervisor, monkeypa
     monkeypatch.setattr(supervisor, "look_after", lambda seat, child, now, was_away: seen.append(was_away))
     monkeypatch.setattr(supervisor, "seat_solos", lambda: None)
     monkeypatch.setattr(supervisor, "fill_seats", lambda: None)
-    supervisor.seats[0].child = SimpleNamespace(ready=True)
+    supervisor.seats[0].child = SimpleNamespace(ready=True, process=SimpleNamespace(pid=4711))
 
     supervisor.tick()
     supervisor.ticked_at -= AWAY_SECONDS + 1
@@ -195,6 +195,28 @@ def test_a_supervisor_looks_closely_while_anything_is_under_way(supervisor, chil
         supervisor.stopping = True
 
     assert not supervisor.is_calm()
+
+
+def test_a_host_that_allows_no_more_processes_keeps_those_that_work_and_is_asked_again(supervisor, child, monkeypatch):
+    asked = []
+
+    def refused() -> Any:
+        asked.append(time.monotonic())
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(supervisor.nursery, "child", refused)
+    supervisor.seats.append(Seat())
+    supervisor.housekeeping.findings.suspects_wait = True
+
+    for _ in range(3):
+        supervisor.tick()
+    assert len(asked) == 1
+    supervisor.start_again_at = 0.0
+    supervisor.tick()
+
+    assert len(asked) == 2
+    assert supervisor.seats[0].child is child
+    assert supervisor.solos == []
 
 
 @pytest.mark.parametrize(("child_is_ready", "may_start"), [(True, True), (False, False)])

@@ -68,8 +68,11 @@ class Command(BaseCommand):
         tree = Tree(plan, given["processes"], given["drain"], given["max_jobs"], given["recycle_after"])
         merged = Merged()
         supervisor = Supervisor(tree, storage(), options, merged, say=self.stdout.write, nursery=nursery)
-        server = self.metrics_server(given["metrics_port"], merged, supervisor)
-        code = supervisor.run()
+        try:
+            server = self.metrics_server(given["metrics_port"], merged, supervisor)
+            code = supervisor.run()
+        finally:
+            nursery.dismiss()
         if server:
             server.stop()
         if code:
