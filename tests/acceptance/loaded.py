@@ -8,6 +8,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
+MOST_DESCRIPTORS = 256
 ROOT = Path(__file__).resolve().parent.parent.parent
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.acceptance.preload"])
@@ -22,7 +23,7 @@ def run_worker(args: tuple[str, ...], log_path: Path) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     # Python's fork server leaves pipes open, which `runworker` would take for somebody's, and not fork itself.
-    os.closerange(3, log + 1)
+    os.closerange(3, MOST_DESCRIPTORS)
     os.chdir(ROOT)
     sys.argv = ["manage.py", "runworker", *args]
     execute_from_command_line(sys.argv)
