@@ -1,8 +1,8 @@
 """Everything that `make test` checks: linter, types, Django's checks, and every test on SQLite and on PostgreSQL.
 
 `python -m tests.run [PYTEST ARGUMENTS]`; TEST_DATABASE_URL names a PostgreSQL to use instead of one started here.
-All steps run, whatever fails; the last line counts the tests of both databases. Tests with real workers wait more than
-they compute: unless arguments select tests, they run beside the others.
+All steps run, whatever fails, beside the tests; the last line counts the tests of both databases. Tests with real
+workers wait more than they compute: unless arguments select tests, they run beside the others.
 """
 
 import os
@@ -13,6 +13,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -107,14 +108,24 @@ def shares(database: str, url: str, arguments: list[str]) -> list[tuple[str, str
     ]
 
 
-def passes(name: str, command: list[str]) -> bool:
-    """Run one step and show its output only when it fails."""
-    started = time.monotonic()
-    step = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(f"{name}: {'FAILED' if step.returncode else 'ok'} ({time.monotonic() - started:.1f} s)", flush=True)
-    if step.returncode:
-        print(step.stdout, flush=True)
-    return not step.returncode
+def run_steps() -> dict[str, tuple[float, int, str]]:
+    """Run one step after another; return of each how many seconds it took, its exit code, and what it said."""
+    found = {}
+    for name, command in STEPS.items():
+        started = time.monotonic()
+        step = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        found[name] = time.monotonic() - started, step.returncode, step.stdout
+    return found
+
+
+def failed_steps(found: dict[str, tuple[float, int, str]]) -> list[str]:
+    """Show how each step went, and what those that failed have said; return their names."""
+    print()
+    for name, (seconds, code, said) in found.items():
+        print(f"{name}: {'FAILED' if code else 'ok'} ({seconds:.1f} s)")
+        if code:
+            print(said, flush=True)
+    return [name for name, (_, code, _) in found.items() if code]
 
 
 def main(arguments: list[str]) -> int:
@@ -123,11 +134,12 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     counts: Counter[str] = Counter()
+    failed = []
     with tempfile.TemporaryDirectory(prefix="jobs-tests-") as name:
         directory = Path(name)
         os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'db.sqlite3'}"
-        failed = [step for step, command in STEPS.items() if not passes(step, command)]
         with ExitStack() as stack:
+            steps = stack.enter_context(ThreadPoolExecutor(1)).submit(run_steps)
             urls = {"SQLite": os.environ["DATABASE_URL"]}
             try:
                 urls["PostgreSQL"] = os.environ.get("TEST_DATABASE_URL") or stack.enter_context(temporary_postgresql())
@@ -140,6 +152,7 @@ def main(arguments: list[str]) -> int:
             ]
             for run in runs:
                 run.finish()
+            failed += failed_steps(steps.result())
         for run in runs:
             counts += run.counts()
             if run.process.returncode:

@@ -15,7 +15,7 @@ context.set_forkserver_preload(["tests.acceptance.preload"])
 
 
 def run_worker(args: tuple[str, ...], log_path: Path) -> None:
-    """Be `manage.py runworker`, in a session of its own, with its output in a file."""
+    """Be `manage.py runworker`, in a session of its own, with its output in a file; the project has been checked."""
     from django.core.management import execute_from_command_line
 
     os.setsid()
@@ -25,7 +25,7 @@ def run_worker(args: tuple[str, ...], log_path: Path) -> None:
     # Python's fork server leaves pipes open, which `runworker` would take for somebody's, and not fork itself.
     os.closerange(3, MOST_DESCRIPTORS)
     os.chdir(ROOT)
-    sys.argv = ["manage.py", "runworker", *args]
+    sys.argv = ["manage.py", "runworker", "--skip-checks", *args]
     execute_from_command_line(sys.argv)
 
 
