@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 from django.db.utils import DatabaseError, OperationalError
 
@@ -31,6 +30,7 @@ from .base import (
     by_id,
     portions,
 )
+from .cursors import UNPOOLED, producing
 
 CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (
@@ -40,8 +40,6 @@ QUEUE_OF_NOTIFICATIONS_FULL = (
 NOT_OUR_SESSION = frozenset({"26000", "42P05", "08P01"})
 # A producer's is gone, or what it returns is of another type since somebody changed the table.
 NOT_PREPARED_HERE = frozenset({"26000", "42P05", "0A000"})
-PREPARE_AFTER = 5  # times that a connection has sent a statement: the driver's own default
-UNPOOLED: WeakSet[Any] = WeakSet()  # the driver's connections whose server has said that it is the one they are to
 JSON_COLUMNS = frozenset({"args", "kwargs", "worker_ids"})
 
 
@@ -385,7 +383,7 @@ class PostgresStorage(Storage):
     def insert(self, rows: Sequence[NewJob], tell: bool = False) -> list[Inserted]:
         connection = self.connection
         try:
-            with self.producing_cursor() as cursor:
+            with producing(connection, self.prepares) as cursor:
                 return [self.insert_one(cursor, row, tell) for row in rows]
         except DatabaseError as error:
             if not self.prepares or getattr(error.__cause__, "sqlstate", None) not in NOT_PREPARED_HERE:
@@ -394,31 +392,6 @@ class PostgresStorage(Storage):
             if connection.in_atomic_block or not connection.get_autocommit() or len(rows) > 1:
                 raise
         return self.insert(rows, tell)
-
-    @contextmanager
-    def producing_cursor(self) -> Iterator[Any]:
-        """Return Django's cursor, wrappers and all, which prepares what it is given often.
-
-        Only where the server has said that it is the one we are connected to: behind a pooler the next statement may
-        go to another one, and its refusal would end the transaction of whoever enqueues.
-        """
-        from psycopg import Cursor
-
-        connection = self.connection
-        connection.ensure_connection()
-        driver = connection.connection
-        # Django cannot write to its log of queries what a cursor that binds on the server has sent.
-        if connection.queries_logged or not self.prepares or driver not in UNPOOLED:
-            with connection.cursor() as cursor:
-                yield cursor
-            return
-        theirs = driver.prepare_threshold, driver.cursor_factory
-        driver.prepare_threshold, driver.cursor_factory = PREPARE_AFTER, Cursor
-        try:
-            with connection.cursor() as cursor:
-                yield cursor
-        finally:
-            driver.prepare_threshold, driver.cursor_factory = theirs
 
     def insert_one(self, cursor: Any, row: NewJob, tell: bool) -> Inserted:
         is_now = row.run_after is None and row.delay is None and row.expires_at is None and row.expires_after is None

@@ -1,15 +1,18 @@
 """What every storage promises: one suite, run on the database's own storage and on the portable one beneath it."""
 
+import functools
 import gc
 import json
 import sqlite3
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
 from django.db import DatabaseError, DataError, OperationalError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 from django.db.models import F
 
 from jobs.leases import Lease
@@ -29,6 +32,7 @@ from jobs.outcomes import (
 from jobs.states import Reason, RecordState, State
 from jobs.storage import ANY_QUEUE, Claim, Keys, NewJob, Place, QueueIsBounded, Storage, storage
 from jobs.storage.base import portions
+from jobs.storage.cursors import Direct
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
 
@@ -1470,6 +1474,75 @@ def test_an_insert_that_is_prepared_is_in_django_s_log_of_queries_all_the_same(
         with django_assert_num_queries(1) as log:
             add(storage())
         assert "INSERT INTO jobs_job" in log[0]["sql"]
+
+
+@pytest.fixture
+def inserted_directly(fresh_session, monkeypatch):
+    """The statements of producers that went by Django's cursors, once they are prepared."""
+    seen: list[str] = []
+    execute = Direct.execute
+    monkeypatch.setattr(Direct, "execute", lambda cursor, *given: seen.append(given[0]) or execute(cursor, *given))
+    for _ in range(10):
+        add(storage())
+    return seen
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_prepared_insert_goes_by_the_layers_that_nobody_looks_at(inserted_directly):
+    inserted_directly.clear()
+
+    add(storage())
+
+    assert len(inserted_directly) == 1
+    assert Job.objects.count() == 11
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("how", ["a wrapper of the connection", "a patched cursor"])
+def test_who_watches_django_s_cursors_sees_the_insert_of_a_producer(inserted_directly, monkeypatch, how):
+    inserted_directly.clear()
+    watched = []
+    if how == "a patched cursor":
+        execute = CursorWrapper.execute
+
+        @functools.wraps(execute)
+        def patched(cursor, sql, params=None):
+            watched.append(sql)
+            return execute(cursor, sql, params)
+
+        monkeypatch.setattr(CursorWrapper, "execute", patched)
+        add(storage())
+    else:
+        with connection.execute_wrapper(lambda execute, sql, *rest: watched.append(sql) or execute(sql, *rest)):
+            add(storage())
+
+    assert inserted_directly == []
+    assert ["INSERT INTO jobs_job" in sql for sql in watched] == [True]
+    assert prepared_inserts() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_insert_that_goes_by_django_s_layers_keeps_its_rules(inserted_directly):
+    with pytest.raises(DataError, match="division by zero"):
+        Direct(connection).execute("SELECT 1 / %s", (0,))
+    with transaction.atomic():
+        with suppress(ZeroDivisionError), transaction.atomic(savepoint=False):
+            raise ZeroDivisionError
+        with pytest.raises(transaction.TransactionManagementError):
+            add(storage())
+        transaction.set_rollback(False)
+    elsewhere, own = [], storage().connection
+
+    def use() -> None:
+        try:
+            Direct(own)
+        except DatabaseError as error:
+            elsewhere.append(str(error))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert "can only be used in that same thread" in elsewhere[0]
 
 
 @pytest.mark.django_db(transaction=True)
