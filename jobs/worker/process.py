@@ -199,7 +199,7 @@ def wait_for_plan(ends: Ends) -> tuple[Ends, Any, bytes]:
         os.close(ends.slots)
         os.close(born.births)
         ends, orders = born, os.fdopen(born.orders, "rb", buffering=0)
-    call_itself("jobs-worker")
+        call_itself("jobs-worker")
     return ends, orders, orders.readline()
 
 
@@ -208,6 +208,7 @@ def live(ends: Ends) -> int:
     ends, orders, line = wait_for_plan(ends)
     if not line:
         return EXIT_DONE  # one that was never needed, or the supervisor is gone
+    call_itself("jobs-worker")
     plan = Plan.from_line(line)
     from .connections import keep_connections
 
