@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from tests.postgresql import temporary_postgresql
 
@@ -101,9 +100,9 @@ def shares(database: str, url: str, arguments: list[str]) -> list[tuple[str, str
     both = ["-m", "not any_database"] if database == "PostgreSQL" else []
     if arguments:
         return [(database, url, [*both, *arguments])]
-    parts = urlsplit(url)
+    address, mark, options = url.partition("?")
     return [
-        (f"{database} with real workers", parts._replace(path=f"{parts.path}_workers").geturl(), [*both, WORKERS]),
+        (f"{database} with real workers", f"{address}_workers{mark}{options}", [*both, WORKERS]),
         (database, url, [*both, f"--ignore={WORKERS}"]),
     ]
 

@@ -23,7 +23,10 @@ UNFORKABLE = {
 
 @pytest.fixture
 def tree(worker, eventually):
-    return with_one_waiting(worker(*LONG_LEASE, "--threads", "3", typed=True).wait_ready(), eventually)
+    found = with_one_waiting(worker(*LONG_LEASE, "--threads", "3", typed=True).wait_ready(), eventually)
+    # Housekeeping lists those who work a moment later.
+    eventually(at_work)
+    return found
 
 
 def with_one_waiting(tree, eventually):
