@@ -97,13 +97,13 @@ class Tests:
 
 def shares(database: str, url: str, arguments: list[str]) -> list[tuple[str, str, list[str]]]:
     """Return the runs of one database: what each is called, its database, and what tells pytest its tests."""
-    both = ["-m", "not any_database"] if database == "PostgreSQL" else []
+    only = ["-m", "not any_database"] if database == "PostgreSQL" else []
     if arguments:
-        return [(database, url, [*both, *arguments])]
+        return [(database, url, [*only, *arguments])]
     address, mark, options = url.partition("?")
     return [
-        (f"{database} with real workers", f"{address}_workers{mark}{options}", [*both, WORKERS]),
-        (database, url, [*both, f"--ignore={WORKERS}"]),
+        (f"{database} with real workers", f"{address}_workers{mark}{options}", [*only, WORKERS]),
+        (database, url, [*only, f"--ignore={WORKERS}"]),
     ]
 
 
