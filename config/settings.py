@@ -144,5 +144,9 @@ LOGGING = {
     "formatters": {"event": {"()": "jobs.logs.EventFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "event"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {name: {"level": env.str("LOG_LEVEL", default="INFO")} for name in ("jobs", "notifications", "config")},
+    "loggers": {
+        # With DEBUG, Django's own handler would say again what the root's says.
+        "django": {"handlers": []},
+        **{name: {"level": env.str("LOG_LEVEL", default="INFO")} for name in ("jobs", "notifications", "config")},
+    },
 }
