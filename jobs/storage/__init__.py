@@ -5,10 +5,13 @@ import functools
 from django.db import connections, router
 
 from ..models import Job
-from .base import (
+from .base import Storage
+from .failures import UNAVAILABLE, is_deadlock, is_locked, is_refusal
+from .postgresql import PostgresStorage
+from .sqlite import SQLiteStorage
+from .terms import (
     ANY_QUEUE,
     NO_GROUP,
-    UNAVAILABLE,
     Claim,
     Holder,
     Inserted,
@@ -20,14 +23,8 @@ from .base import (
     QueueIsBounded,
     ReadyQueue,
     Renewal,
-    Storage,
     Taken,
-    is_deadlock,
-    is_locked,
-    is_refusal,
 )
-from .postgresql import PostgresStorage
-from .sqlite import SQLiteStorage
 
 __all__ = [
     "ANY_QUEUE",

@@ -13,19 +13,34 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-from django.db import Error as DatabaseFailure
 from django.db import connections, transaction
 from django.db.models import F, JSONField, Model, Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Coalesce
-from django.db.utils import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
+from django.db.utils import IntegrityError
 
-from ..conf import QueueLimits
 from ..leases import CLAIMED, Lease
 from ..models import Attempt, DeadLetter, ErrorGroup, Grant, IdempotencyRecord, Job, Queue, Schedule, Tick
 from ..outcomes import Settlement, Success
 from ..states import ENDED, WAITING, RecordState, State
+from .scans import BLOCKED_KEYS, READY_GROUPS, READY_QUEUES
+from .terms import (
+    ANY_QUEUE,
+    NO_KEYS,
+    Claim,
+    Holder,
+    Inserted,
+    Keys,
+    NewJob,
+    Place,
+    Probe,
+    Pulse,
+    QueueIsBounded,
+    ReadyQueue,
+    Renewal,
+    Taken,
+)
 
 # Of payloads that travel as one JSON text. PostgreSQL takes an array of 256 MB, and numbers grow eightfold on the way.
 PORTION_CHARACTERS = 16_000_000
@@ -41,8 +56,6 @@ HELD = (
     *("dedupe_lock", "concurrency_key", "task_path", "state"),
     *("enqueued_at", "run_after", "expires_at", "started_at", "cancel_requested"),
 )
-
-ANY_QUEUE = ""  # in the place of a queue's name: there is news, and nobody knows of which queue
 
 # A place among those that may run becomes free whenever a job ends, wherever it ran.
 SOON = timedelta(seconds=0.1)
@@ -60,237 +73,6 @@ OLDEST_FIRST, PRIORITY = attrgetter("ready_at", "id"), attrgetter("priority")
 NO_COLUMNS = {"args", "kwargs", "delay", "expires_after", "expires_at", "unless_bounded"}  # of a new job, as they are
 
 JSON_COLUMNS = ("args", "kwargs", "worker_ids")
-
-# Loose index scan: a few index probes per queue name, whatever the backlog. Plain SQL that PostgreSQL, SQLite and
-# MySQL 8 share; the states are literals because SQLite matches a partial index by the text of its condition. The first
-# and the last entry of a queue in index order, not EXISTS: that would tempt PostgreSQL into reading the whole table
-# whenever its statistics say that many jobs are ready.
-READY_QUEUES = """
-WITH RECURSIVE names(name) AS (
-    SELECT min(queue_name) FROM jobs_job WHERE state = 'ready' AND NOT blocked
-    UNION ALL
-    SELECT (SELECT min(queue_name) FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name > names.name)
-    FROM names WHERE names.name IS NOT NULL
-)
-SELECT names.name,
-       (SELECT NOT suspect FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = names.name
-        ORDER BY queue_name, suspect, group_key, priority DESC, ready_at, id LIMIT 1),
-       (SELECT suspect FROM jobs_job WHERE state = 'ready' AND NOT blocked AND queue_name = names.name
-        ORDER BY queue_name DESC, suspect DESC, group_key DESC, priority, ready_at DESC, id DESC LIMIT 1),
-       COALESCE(jobs_queue.paused, FALSE),
-       jobs_queue.id IS NULL,
-       jobs_queue.probe_at IS NOT NULL,
-       (SELECT group_key <> '' FROM jobs_job
-        WHERE state = 'ready' AND NOT blocked AND queue_name = names.name AND suspect = FALSE
-        ORDER BY queue_name DESC, suspect DESC, group_key DESC, priority, ready_at DESC, id DESC LIMIT 1)
-FROM names LEFT JOIN jobs_queue ON jobs_queue.name = names.name
-WHERE names.name IS NOT NULL
-"""
-
-# As above: from one group of a queue to the next through the index.
-READY_GROUPS = """
-WITH RECURSIVE names(name, n) AS (
-    SELECT (SELECT min(group_key) FROM jobs_job WHERE state = 'ready' AND NOT blocked
-            AND queue_name = %(queue_name)s AND suspect = %(suspects)s AND group_key {first} %(after)s), 1
-    UNION ALL
-    SELECT (SELECT min(group_key) FROM jobs_job WHERE state = 'ready' AND NOT blocked
-            AND queue_name = %(queue_name)s AND suspect = %(suspects)s AND group_key > names.name), n + 1
-    FROM names WHERE names.name IS NOT NULL AND n < %(limit)s
-)
-SELECT name FROM names WHERE name IS NOT NULL
-"""
-
-# And from one key to the next.
-BLOCKED_KEYS = """
-WITH RECURSIVE keys(name, n) AS (
-    SELECT min(concurrency_key), 1 FROM jobs_job WHERE state = 'ready' AND blocked AND concurrency_key > %s
-    UNION ALL
-    SELECT (SELECT min(concurrency_key) FROM jobs_job
-            WHERE state = 'ready' AND blocked AND concurrency_key > keys.name), n + 1
-    FROM keys WHERE keys.name IS NOT NULL AND n < %s
-)
-SELECT name FROM keys WHERE name IS NOT NULL
-"""
-
-
-class NewJob(NamedTuple):
-    """A job to insert. Shape: `args` and `kwargs` are JSON text.
-
-    `delay` counts from the database's now, `expires_after` from when the job is due.
-    """
-
-    task_path: str
-    backend: str
-    queue_name: str
-    priority: int
-    args: str
-    kwargs: str
-    schema_version: int
-    max_attempts: int
-    max_crashes: int
-    timeout: timedelta | None = None
-    idempotency_key: str = ""
-    run_after: datetime | None = None
-    delay: timedelta | None = None
-    dedupe_key: str = ""
-    expires_after: timedelta | None = None
-    expires_at: datetime | None = None
-    drop_expired: bool = False
-    concurrency_key: str = ""
-    max_concurrent: int = 1
-    group_key: str = ""
-    unless_bounded: bool = False  # not into a queue in whose row somebody has written how much it takes
-
-
-class QueueIsBounded(Exception):
-    """A job was not inserted, nor any beside it: whether its queue has room is to be found out first."""
-
-
-class Keys(NamedTuple):
-    """The keys of many jobs, one by one in the order of their payloads; a kind that no job has is empty."""
-
-    idempotency: Sequence[str] = ()
-    dedupe: Sequence[str] = ()
-    concurrency: Sequence[str] = ()
-    group: Sequence[str] = ()
-
-    @classmethod
-    def of_one(cls, job: NewJob) -> "Keys":
-        own = (job.idempotency_key, job.dedupe_key, job.concurrency_key, job.group_key)
-        return cls(*((key,) if key else () for key in own))
-
-    def part(self, places: Sequence[int]) -> "Keys":
-        return Keys(*([kind[place] for place in places] if kind else () for kind in self))
-
-    def of(self, template: NewJob, place: int) -> NewJob:
-        """Return the job at this place, but for its payload."""
-        return template._replace(**{f"{kind}_key": keys[place] for kind, keys in self._asdict().items() if keys})
-
-
-NO_KEYS = Keys()
-
-
-class Inserted(NamedTuple):
-    """What became of a job. `is_duplicate`: it is another's row, which held the dedupe key already."""
-
-    id: int
-    state: str
-    enqueued_at: datetime
-    run_after: datetime | None
-    is_duplicate: bool = False
-
-
-class Holder(NamedTuple):
-    """The job that holds a dedupe key. `is_condemned`: it waits, and no worker will run it: too late, or cancelled."""
-
-    id: int
-    task_path: str
-    state: str
-    enqueued_at: datetime
-    run_after: datetime | None
-    concurrency_key: str
-    is_condemned: bool
-
-
-class Renewal(NamedTuple):
-    """A row that the database says is leased to the worker. Not `renewed`: somebody holds its lock; ask again."""
-
-    id: int
-    token: int
-    renewed: bool
-    cancel_requested: bool
-
-
-class Pulse(NamedTuple):
-    """What housekeeping needs to know at every beat.
-
-    `next_due`, `next_tick`: from now until the next scheduled job, and until a schedule is due; None: never.
-    `promoted_keys`: the concurrency keys of the jobs that have become ready, each of which waits for a slot.
-    """
-
-    promoted: int
-    has_expired_leases: bool
-    has_expired_jobs: bool
-    has_blocked_jobs: bool
-    next_due: timedelta | None
-    next_tick: timedelta | None = None
-    promoted_keys: Sequence[str] = ()
-
-
-class ReadyQueue(NamedTuple):
-    """A queue that has ready jobs: plain ones, suspects, or both.
-
-    `is_tripped`: a breaker has paused it. `has_groups`: some of the plain ones have a key.
-    """
-
-    name: str
-    has_plain: bool
-    has_suspects: bool
-    paused: bool
-    unlisted: bool
-    is_tripped: bool = False
-    has_groups: bool = False
-
-
-class Place(NamedTuple):
-    """How far claims of one priority have got in a queue: nothing that is ready is known to stand before it."""
-
-    priority: int
-    ready_at: datetime
-    id: int
-
-
-NO_GROUP = ("",)
-
-
-class Claim(NamedTuple):
-    """What to claim of one queue: up to `limit` jobs, best first.
-
-    `groups` whose turn it is share the limit equally; a job without a group key is of the group "". With `ageing`, so
-    much of waiting counts as one step of priority. `places` allow the search to begin behind each of them, one for a
-    priority, where that saves reading what others have left behind, and all that may be claimed is of one group.
-    """
-
-    queue_name: str
-    limit: int
-    suspects: bool = False
-    places: Sequence[Place] = ()
-    groups: Sequence[str] = NO_GROUP
-    ageing: timedelta | None = None
-    limits: QueueLimits | None = None  # see `Storage.take_limited`
-    recounts: bool = True  # what runs of a limited queue: others may have claimed before they knew of the limit
-
-    @property
-    def shares(self) -> tuple[int, int]:
-        """What each of the groups may have, and how many of the first may have one more."""
-        return divmod(self.limit, len(self.groups))
-
-    @property
-    def is_plain(self) -> bool:
-        return self.groups == NO_GROUP and self.ageing is None
-
-
-class Taken(NamedTuple):
-    """What a claim of a limited queue got: `wanted` jobs at most, of its first `groups`.
-
-    `wait`: until it is worth asking again, by the limits; None: the groups that the claim named have no more.
-    """
-
-    leases: list[Lease]
-    wanted: int
-    groups: int
-    wait: timedelta | None
-
-
-class Probe(NamedTuple):
-    """The job that is tried of a queue that the breaker of `task_path` has paused.
-
-    `is_over`: no job of that task is among the first ones, so that there is nothing to hold them back for.
-    """
-
-    task_path: str
-    leases: list[Lease]
-    is_over: bool = False
 
 
 class Storage:
@@ -992,30 +774,6 @@ class Watch:
 
     def close(self) -> None:
         pass
-
-
-# What a database says that will be there again later, where a task's own query would raise the same.
-UNAVAILABLE = (OperationalError, InterfaceError, InternalError)
-LOCK_NOT_AVAILABLE = "55P03"
-DEADLOCK_DETECTED = "40P01"
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Say whether what was to be written is to blame, so that it would be refused again; otherwise the database is.
-
-    A missing column is a deploy under way, a read-only database a failover: neither is an outcome's fault.
-    """
-    return isinstance(error, DataError | IntegrityError) or not isinstance(error, DatabaseFailure)
-
-
-def is_locked(error: BaseException) -> bool:
-    """Say whether somebody has kept a row locked for longer than `limit_lock_waits` allows."""
-    return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
-
-
-def is_deadlock(error: BaseException) -> bool:
-    """Say whether this transaction was ended because it and another waited for each other."""
-    return getattr(error.__cause__, "sqlstate", None) == DEADLOCK_DETECTED
 
 
 def portions(payloads: Sequence[str], count: int) -> Iterator[slice]:

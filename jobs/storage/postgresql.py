@@ -14,23 +14,9 @@ from django.db.utils import DatabaseError, OperationalError
 from ..leases import FOUND, Lease
 from ..outcomes import Settlement, Success
 from ..states import ENDED, State
-from .base import (
-    IS_BOUNDED,
-    NO_KEYS,
-    Claim,
-    Inserted,
-    Keys,
-    NewJob,
-    Pulse,
-    QueueIsBounded,
-    Renewal,
-    Storage,
-    Watch,
-    best_first,
-    by_id,
-    portions,
-)
+from .base import IS_BOUNDED, Storage, Watch, best_first, by_id, portions
 from .cursors import UNPOOLED, producing
+from .terms import NO_KEYS, Claim, Inserted, Keys, NewJob, Pulse, QueueIsBounded, Renewal
 
 CHANNEL = "jobs_ready"
 QUEUE_OF_NOTIFICATIONS_FULL = (

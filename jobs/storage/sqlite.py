@@ -16,23 +16,8 @@ from ..models import Job
 from ..models.job import HIGHEST_PRIORITY
 from ..outcomes import Settlement, Success
 from ..states import ENDED
-from .base import (
-    ANY_QUEUE,
-    IS_BOUNDED,
-    NO_KEYS,
-    Claim,
-    Inserted,
-    Keys,
-    NewJob,
-    Pulse,
-    QueueIsBounded,
-    Storage,
-    Watch,
-    best_first,
-    by_id,
-    merged_by_age,
-    portions,
-)
+from .base import IS_BOUNDED, Storage, Watch, best_first, by_id, merged_by_age, portions
+from .terms import ANY_QUEUE, NO_KEYS, Claim, Inserted, Keys, NewJob, Pulse, QueueIsBounded
 
 DATES = frozenset(
     {"expires_at", "enqueued_at", "run_after", "ready_at", "started_at", "last_attempted_at", "held_since"}

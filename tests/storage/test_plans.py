@@ -10,7 +10,7 @@ from django.db import connection
 from jobs.models import Job
 from jobs.outcomes import Released, Success
 from jobs.storage import Keys, NewJob, postgresql, sqlite, storage
-from jobs.storage.base import BLOCKED_KEYS, READY_GROUPS, READY_QUEUES
+from jobs.storage.scans import BLOCKED_KEYS, READY_GROUPS, READY_QUEUES
 from jobs.verdicts import settlement
 
 pytestmark = pytest.mark.django_db
