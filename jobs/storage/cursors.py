@@ -1,14 +1,21 @@
 """The cursor by which a producer inserts one job: prepared on the server, and as near to the driver as may be."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 from weakref import WeakSet
 
-from django.db.backends import utils
+import django
+from django.db.backends.utils import CursorWrapper
 
 PREPARE_AFTER = 5  # times that a connection has sent a statement: the driver's own default
 UNPOOLED: WeakSet[Any] = WeakSet()  # the driver's connections whose server has said that it is the one they are to
+DJANGO_S = os.path.join(os.path.dirname(django.__file__), "")
+# By which Django makes a cursor of a connection, and sends a statement by it.
+MAKES = ("cursor", "_cursor", "create_cursor", "_prepare_cursor", "make_cursor")
+SENDS = ("execute", "_execute_with_wrappers", "_execute")
 
 
 class Direct:
@@ -33,11 +40,38 @@ class Direct:
             self.cursor.execute(sql, values)
 
 
+def is_django_s(kind: type, names: tuple[str, ...]) -> bool:
+    """Say whether these methods are as Django has them: not another backend's, and not patched.
+
+    What agents put in the place of a function may pass for it in all but its type.
+    """
+    for name in names:
+        function = getattr(kind, name)
+        if type(function) is not FunctionType or not function.__code__.co_filename.startswith(DJANGO_S):
+            return False
+    return True
+
+
+def is_plain(wrapper: Any) -> bool:
+    """Say whether cursors of this connection come about as Django and its driver make them.
+
+    Others may set the schema of a tenant first, or the role, or look at what the driver is given.
+    """
+    from django.db.backends.postgresql.base import Cursor, ServerBindingCursor
+    from psycopg import Connection
+
+    makes: Any = wrapper.connection.cursor_factory
+    return (
+        type(wrapper.connection) is Connection
+        and makes in (Cursor, ServerBindingCursor)
+        and is_django_s(type(wrapper), MAKES)
+        and vars(wrapper).keys().isdisjoint(MAKES)
+    )
+
+
 def is_watched(wrapper: Any) -> bool:
-    """Say whether somebody looks at what goes through Django's cursors: a wrapper, a patched class."""
-    execute = utils.CursorWrapper.execute
-    is_django_s = getattr(execute, "__code__", None) and execute.__code__.co_filename == utils.__file__
-    return bool(wrapper.execute_wrappers or not is_django_s)
+    """Say whether somebody looks at what Django's cursors send: a wrapper, a patched class."""
+    return bool(wrapper.execute_wrappers) or not is_django_s(CursorWrapper, SENDS)
 
 
 @contextmanager
@@ -51,7 +85,7 @@ def producing(wrapper: Any, prepares: bool) -> Iterator[Any]:
     wrapper.ensure_connection()
     driver = wrapper.connection
     # Django cannot write to its log of queries what a cursor that binds on the server has sent.
-    if wrapper.queries_logged or not prepares or driver not in UNPOOLED:
+    if wrapper.queries_logged or not prepares or driver not in UNPOOLED or driver.closed or not is_plain(wrapper):
         with wrapper.cursor() as cursor:
             yield cursor
         return

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import psutil
@@ -32,7 +33,7 @@ from jobs.outcomes import (
 from jobs.states import Reason, RecordState, State
 from jobs.storage import ANY_QUEUE, Claim, Keys, NewJob, Place, QueueIsBounded, Storage, storage
 from jobs.storage.base import portions
-from jobs.storage.cursors import Direct
+from jobs.storage.cursors import MAKES, Direct
 from jobs.verdicts import settlement
 from tests.admin.rows import a_dead_letter, a_job, a_record
 
@@ -1478,7 +1479,7 @@ def test_an_insert_that_is_prepared_is_in_django_s_log_of_queries_all_the_same(
 
 @pytest.fixture
 def inserted_directly(fresh_session, monkeypatch):
-    """The statements of producers that went by Django's cursors, once they are prepared."""
+    """The statements of producers that went by the driver's cursor, once they are prepared."""
     seen: list[str] = []
     execute = Direct.execute
     monkeypatch.setattr(Direct, "execute", lambda cursor, *given: seen.append(given[0]) or execute(cursor, *given))
@@ -1498,27 +1499,126 @@ def test_a_prepared_insert_goes_by_the_layers_that_nobody_looks_at(inserted_dire
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("how", ["a wrapper of the connection", "a patched cursor"])
+@pytest.mark.parametrize("how", ["a wrapper of the connection", "execute", "_execute_with_wrappers", "_execute"])
 def test_who_watches_django_s_cursors_sees_the_insert_of_a_producer(inserted_directly, monkeypatch, how):
     inserted_directly.clear()
     watched = []
-    if how == "a patched cursor":
-        execute = CursorWrapper.execute
-
-        @functools.wraps(execute)
-        def patched(cursor, sql, params=None):
-            watched.append(sql)
-            return execute(cursor, sql, params)
-
-        monkeypatch.setattr(CursorWrapper, "execute", patched)
-        add(storage())
-    else:
+    if how == "a wrapper of the connection":
         with connection.execute_wrapper(lambda execute, sql, *rest: watched.append(sql) or execute(sql, *rest)):
             add(storage())
+    else:
+        execute = getattr(CursorWrapper, how)
+
+        @functools.wraps(execute)
+        def patched(cursor, sql, *given, **named):
+            watched.append(sql)
+            return execute(cursor, sql, *given, **named)
+
+        monkeypatch.setattr(CursorWrapper, how, patched)
+        add(storage())
 
     assert inserted_directly == []
     assert ["INSERT INTO jobs_job" in sql for sql in watched] == [True]
     assert prepared_inserts() == 1
+
+
+class Agent:
+    """A function as agents wrap it: it passes for what it wraps, `__code__` and all."""
+
+    def __init__(self, function, seen):
+        self.function, self.seen = function, seen
+
+    def __getattr__(self, name):
+        return getattr(self.function, name)
+
+    def __get__(self, wrapper, kind=None):
+        return self if wrapper is None else functools.partial(self, wrapper)
+
+    def __call__(self, *given):
+        self.seen.append(given)
+        return self.function(*given)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("method", [*MAKES, "execute"])
+def test_an_agent_that_passes_for_what_it_wraps_is_seen_all_the_same(inserted_directly, monkeypatch, method):
+    inserted_directly.clear()
+    kind = CursorWrapper if method == "execute" else type(storage().connection)
+    seen = []
+    monkeypatch.setattr(kind, method, Agent(getattr(kind, method), seen))
+
+    add(storage())
+
+    assert inserted_directly == []
+    assert len(seen) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_backend_that_sets_the_tenant_s_schema_before_each_statement_may_do_so(inserted_directly, monkeypatch):
+    inserted_directly.clear()
+    make = type(storage().connection)._cursor
+
+    def for_tenant(wrapper, name=None):
+        with wrapper.connection.cursor() as cursor:
+            cursor.execute("SET application_name = %s", ["tenant b"])
+        return make(wrapper, name)
+
+    monkeypatch.setattr(type(storage().connection), "_cursor", for_tenant)
+
+    add(storage())
+
+    assert inserted_directly == []
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW application_name")
+        assert cursor.fetchone() == ("tenant b",)
+    assert Job.objects.count() == 11
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("what", ["cursor of this connection", "cursors of the driver", "the driver's connection"])
+def test_who_puts_something_in_the_place_of_a_cursor_has_it_used(inserted_directly, monkeypatch, what):
+    inserted_directly.clear()
+    own, used = storage().connection, []
+    made: Any = own.connection.cursor_factory
+    if what == "cursor of this connection":
+        make = own.cursor
+        monkeypatch.setattr(own, "cursor", lambda: used.append(what) or make())
+    elif what == "cursors of the driver":
+
+        class Watched(made):
+            def execute(self, *given, **named):
+                used.append(what)
+                return super().execute(*given, **named)
+
+        monkeypatch.setattr(own.connection, "cursor_factory", Watched)
+    else:
+
+        class Proxy:
+            def __init__(self, driver):
+                self.__dict__["driver"] = driver
+
+            def __getattr__(self, name):
+                return getattr(self.driver, name)
+
+            def __setattr__(self, name, value):
+                setattr(self.driver, name, value)
+
+            def __hash__(self):
+                return hash(self.driver)
+
+            def __eq__(self, other):
+                return self.driver == other
+
+            def cursor(self, *given, **named):
+                used.append(what)
+                return self.driver.cursor(*given, **named)
+
+        monkeypatch.setattr(own, "connection", Proxy(own.connection))
+
+    add(storage())
+
+    assert inserted_directly == []
+    assert used == [what]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -1531,6 +1631,10 @@ def test_an_insert_that_goes_by_django_s_layers_keeps_its_rules(inserted_directl
         with pytest.raises(transaction.TransactionManagementError):
             add(storage())
         transaction.set_rollback(False)
+    with transaction.atomic():
+        connection.close()
+        with pytest.raises(OperationalError, match="closed"):
+            add(storage())
     elsewhere, own = [], storage().connection
 
     def use() -> None:
