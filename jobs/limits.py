@@ -137,8 +137,9 @@ class Door:
         if known and not known.is_stale(limits, now, more) and not in_test_case():
             return known
         with self.lock:
-            if known and queue_name in self.looked_at:
-                return known  # who comes while another looks goes by what is known
+            # Who comes while another looks goes by what is known, but is refused by nothing that may count twice.
+            if known and queue_name in self.looked_at and not known.is_unsure(limits, more):
+                return known
             self.looked_at.add(queue_name)
             before = self.let_in[queue_name]
         try:
@@ -163,7 +164,7 @@ class Door:
         gauge = self.gauge(queue_name, limits, jobs)
         if self.takes(queue_name, limits, priority, jobs, gauge):
             return None
-        if gauge.is_unsure(limits, jobs):
+        if self.gauges.get(queue_name, gauge).is_unsure(limits, jobs):  # the one that there was no room by
             gauge = self.gauge(queue_name, limits, jobs)
             if self.takes(queue_name, limits, priority, jobs, gauge):
                 return None

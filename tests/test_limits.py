@@ -1,6 +1,7 @@
 """Back-pressure: a full queue refuses, defers or sheds, loses nothing that it has taken, and asks seldom."""
 
 import pickle
+import time
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -651,6 +652,18 @@ def test_who_is_let_in_while_another_looks_is_not_counted_twice(limit, monkeypat
         fill(1)
 
     assert Job.objects.count() == 2
+
+
+def test_who_comes_during_a_second_look_is_not_refused_by_what_may_count_twice(limit, monkeypatch):
+    limit(max_depth=10)
+    fill(8)
+    unsure = limits.Gauge(depth=8, oldest=0.0, read_at=time.monotonic(), added=4, unsure=4)
+    monkeypatch.setitem(limits.door.gauges, "default", unsure)
+    monkeypatch.setattr(limits.door, "looked_at", {"default"})  # by another, right now
+
+    fill(1)
+
+    assert Job.objects.count() == 9
 
 
 def test_a_schedule_waits_for_room_and_is_not_broken(limit):
