@@ -54,10 +54,6 @@ class Child:
     slots: Slots
 
     def __init__(self, birth: Birth = spawn) -> None:
-        self.memory = memory()
-        orders_read, self.orders = os.pipe()
-        self.reports, reports_write = os.pipe()
-        self.births, asked = socket.socketpair()
         self.unread = b""
         self.loaded = self.forks = self.ready = self.ending = False
         self.said_goodbye = False  # its end is no crash
@@ -65,17 +61,22 @@ class Child:
         self.frozen: list[str] = []  # killed because these loops stood still
         self.killed = False
         self.born_at = time.monotonic()
-        try:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            self.memory = memory()
+            ours.callback(os.close, self.memory)
+            orders_read, self.orders = os.pipe()
+            theirs.callback(os.close, orders_read)
+            ours.callback(os.close, self.orders)
+            self.reports, reports_write = os.pipe()
+            ours.callback(os.close, self.reports)
+            theirs.callback(os.close, reports_write)
+            self.births, asked = socket.socketpair()
+            ours.callback(self.births.close)
+            theirs.callback(asked.close)
             ends = Ends(orders_read, reports_write, self.memory, asked.fileno())
             self.process = birth(ends, [self.orders, self.reports, self.births.fileno()])
-        except BaseException:
-            self.let_go()
-            raise
-        finally:
-            os.close(orders_read)
-            os.close(reports_write)
-            asked.close()
-        os.set_blocking(self.reports, False)
+            os.set_blocking(self.reports, False)
+            ours.pop_all()
 
     def begin(self, plan: Plan) -> None:
         """Let it work, as soon as its code is loaded."""
@@ -88,7 +89,7 @@ class Child:
         self.births.close()
 
     def bear(self, ends: Ends, others: list[int]) -> Forked:
-        """Let it fork another, which holds nothing of this process. Raises: OSError."""
+        """Let it fork another, which holds nothing of this process. Raises: CannotFork, NoAnswer."""
         return forkserver.ask(self.births, ends)
 
     @property

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import select
 import signal
 import socket
 import stat
@@ -33,6 +34,10 @@ STRANGER_SECONDS = 5.0  # a process that has been dead for so long is waited for
 
 class CannotFork(OSError):
     """The fork server is well, but this system, or its limits, let it fork nobody."""
+
+
+class NoAnswer(OSError):
+    """The fork server is gone, or silent."""
 
 
 class Forked:
@@ -74,11 +79,17 @@ def is_forkable(own: Collection[int] = ()) -> bool:
     the standard streams are shared anyway. Anywhere but on Linux the answer is no.
     """
     try:
-        threads = os.listdir("/proc/self/task")
         names = {int(name) for name in os.listdir("/proc/self/fd")}
     except OSError:
         return False
-    return len(threads) == 1 and all(can_be_shared(name) for name in names - {0, 1, 2} - set(own))
+    return has_one_thread() and all(can_be_shared(name) for name in names - {0, 1, 2} - set(own))
+
+
+def has_one_thread() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
 
 
 def can_be_shared(descriptor: int) -> bool:
@@ -90,9 +101,15 @@ def can_be_shared(descriptor: int) -> bool:
         found = os.fstat(descriptor)
         if stat.S_ISCHR(found.st_mode):
             return os.major(found.st_rdev) == MEMORY_DEVICES
-        return stat.S_ISREG(found.st_mode) and bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND)
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        only_adds = bool(flags & os.O_APPEND) and flags & os.O_ACCMODE == os.O_WRONLY
+        return stat.S_ISREG(found.st_mode) and only_adds and not is_locked(descriptor)
     except OSError:
         return True  # the one by which its number was found
+
+
+def is_locked(descriptor: int) -> bool:
+    return b"lock:" in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
 
 
 def call_itself(name: str) -> None:
@@ -109,48 +126,64 @@ def bear(births: socket.socket) -> Ends | None:
     asked, descriptors, _, _ = socket.recv_fds(births, 1, len(Ends._fields))
     if not asked:
         raise EOFError
-    number = PID.pack(0)
+    number = b""
     read_end, write_end = os.pipe()
-    try:
-        if not (between := os.fork()):
-            if leave_behind(write_end):
-                os._exit(0)
-            os.close(read_end)
-            os.close(write_end)
-            return Ends(*descriptors)
-        os.close(write_end)
-        os.waitpid(between, 0)
-        number = os.read(read_end, PID.size) or number
-        os.close(read_end)
-    except OSError:
-        pass  # the supervisor is told that there is none
+    with open(read_end, "rb", 0) as said, open(write_end, "wb", 0) as says:
+        try:
+            # What the project does at a fork may have started a thread since this process was found to have none.
+            if has_one_thread():
+                if not (between := os.fork()):
+                    if leave_behind(says.fileno()):
+                        os._exit(0)
+                    return Ends(*descriptors)
+                says.close()
+                number = told(said.fileno(), between)
+        except OSError:
+            pass  # the supervisor is told that there is none
     for descriptor in descriptors:
         os.close(descriptor)
-    births.sendall(number)
+    births.sendall(number or PID.pack(0))
     return None
 
 
 def leave_behind(write_end: int) -> bool:
     """Fork in the process in between; say whether this still is the one in between, which then ends."""
+    pid = 0
     try:
-        if pid := os.fork():
+        if not has_one_thread() or (pid := os.fork()):
             os.write(write_end, PID.pack(pid))
-        return bool(pid)
+            return True
     except OSError:
         return True
+    return False
+
+
+def told(read_end: int, between: int) -> bytes:
+    """Return what the process in between says, and see it end; nothing where it hangs in what is done at a fork."""
+    try:
+        if select.select([read_end], [], [], BIRTH_SECONDS / 2)[0]:
+            return os.read(read_end, PID.size)
+        os.kill(between, signal.SIGKILL)
+        return b""
+    finally:
+        with contextlib.suppress(ChildProcessError):  # where the project's code lets nobody wait for children
+            os.waitpid(between, 0)
 
 
 def ask(births: socket.socket, ends: Ends) -> Forked:
     """Let a fork server fork a process that is a child of this one.
 
-    Raises: CannotFork; another OSError where it does not answer in time, or is gone.
+    Raises: CannotFork; NoAnswer where it does not answer in time, or is gone.
     """
     with adopting():
-        births.settimeout(BIRTH_SECONDS)
-        socket.send_fds(births, [b"f"], list(ends))
-        answer = births.recv(PID.size)
+        try:
+            births.settimeout(BIRTH_SECONDS)
+            socket.send_fds(births, [b"f"], list(ends))
+            answer = births.recv(PID.size)
+        except OSError as error:
+            raise NoAnswer(str(error)) from error
     if len(answer) < PID.size:
-        raise ConnectionError("the fork server is gone")
+        raise NoAnswer("it is gone")
     pid = PID.unpack(answer)[0]
     if not pid:
         raise CannotFork("the fork server could not fork")
@@ -182,15 +215,32 @@ class Strangers:
     """
 
     def __init__(self) -> None:
-        self.pid, self.since = 0, 0.0
+        self.since: dict[int, float] = {}
 
     def collect(self, known: Collection[int], now: float) -> None:
-        """Collect one that was dead at earlier calls too. Units: `now` in monotonic seconds."""
-        with contextlib.suppress(ChildProcessError):
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if not found or found.si_pid in known:
-                self.pid = 0
-            elif found.si_pid != self.pid:
-                self.pid, self.since = found.si_pid, now
-            elif now - self.since >= STRANGER_SECONDS:
-                os.waitpid(self.pid, os.WNOHANG)
+        """Collect those that were dead at earlier calls too. Units: `now` in monotonic seconds."""
+        self.since = {pid: self.since.get(pid, now) for pid in dead_children() if pid not in known}
+        for pid, since in self.since.items():
+            if now - since >= STRANGER_SECONDS:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+
+def dead_children() -> list[int]:
+    """Return the children of this process that have ended and were not waited for; none where the system names none."""
+    if not is_dead():
+        return []
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            names += Path(f"/proc/self/task/{thread}/children").read_text().split()
+    return [pid for pid in map(int, names) if is_dead(pid)]
+
+
+def is_dead(pid: int | None = None) -> bool:
+    """Say whether this child has ended and was not waited for yet, or any child."""
+    whose = (os.P_ALL, 0) if pid is None else (os.P_PID, pid)
+    try:
+        return os.waitid(*whose, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False

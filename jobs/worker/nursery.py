@@ -6,7 +6,7 @@ import select
 import time
 
 from .child import Child
-from .forkserver import BIRTH_SECONDS, CannotFork, is_forkable
+from .forkserver import BIRTH_SECONDS, CannotFork, NoAnswer, is_forkable
 from .process import fork_here, load
 
 log = logging.getLogger("jobs")
@@ -62,7 +62,7 @@ class Nursery:
             log.warning("fork server takes a seat", extra={"pid": kept.process.pid, "error": str(error)})
             self.kept = None
             return kept
-        except OSError as error:
+        except NoAnswer as error:
             log.warning("fork server replaced", extra={"pid": kept.process.pid, "error": str(error)})
             self.lose()
             return Child()

@@ -21,6 +21,13 @@ UNFORKABLE = {
 }
 
 
+# What a project may do at each fork, from the moment that a file is there. An agent starts a thread.
+AT_FORK = {
+    "starts a thread": "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    "hangs": "time.sleep(60)",
+}
+
+
 @pytest.fixture
 def tree(worker, eventually):
     found = with_one_waiting(worker(*LONG_LEASE, "--threads", "3", typed=True).wait_ready(), eventually)
@@ -180,6 +187,33 @@ def test_where_loading_the_code_opens_what_no_fork_may_inherit_a_spare_is_kept(
     ledger.open()
     eventually(lambda: have_succeeded(held))
     eventually(lambda: tree.waiting() and one_that_waits(tree) != spare, within=15)
+
+
+@pytest.mark.parametrize("what", AT_FORK)
+def test_a_fork_server_that_what_is_done_at_a_fork_keeps_from_forking_takes_the_seat(
+    worker, ledger, tmp_path, eventually, what
+):
+    now = tmp_path / "now"
+    (tmp_path / "at_fork.py").write_text(
+        "import os, threading, time\n"
+        "from tests.settings import *\n"
+        f"os.register_at_fork(after_in_child=lambda: os.path.exists({str(now)!r}) and {AT_FORK[what]})\n"
+    )
+    environ = {"PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "at_fork"}
+    tree = with_one_waiting(worker(*LONG_LEASE, **environ).wait_ready(), eventually)
+    server = one_that_waits(tree)
+    assert server.name() == "jobs-forkserver"
+    now.touch()
+
+    held, pid = hold_and_kill(tree, ledger, eventually)
+
+    assert pid == server.pid
+    assert "fork server takes a seat" in tree.log()
+    now.unlink()
+    ledger.open()
+    eventually(lambda: have_succeeded(held))
+    # Nobody is left of those who were on their way.
+    eventually(lambda: tree.waiting() and len(tree.processes()) == 3, within=15)
 
 
 def test_a_tree_that_is_to_load_the_code_anew_keeps_nobody(worker, ledger, eventually):

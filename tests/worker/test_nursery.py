@@ -2,15 +2,18 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from jobs.worker.forkserver import STRANGER_SECONDS, CannotFork, Strangers
+from jobs.worker.child import Child
+from jobs.worker.forkserver import STRANGER_SECONDS, CannotFork, NoAnswer, Strangers
 from jobs.worker.nursery import AGAIN_SECONDS, START_SECONDS, Nursery
 
 NEW: Any = "a process that is started anew"
@@ -68,7 +71,7 @@ def test_one_that_has_ended_or_still_loads_gives_no_process(what):
 
 
 def test_a_fork_server_that_cannot_fork_is_ended_and_the_process_is_started_anew():
-    nursery = Nursery(server := kept(fork=OSError("no answer")))
+    nursery = Nursery(server := kept(fork=NoAnswer("timed out")))
 
     assert nursery.child() == NEW
     assert server.dismissed
@@ -132,15 +135,21 @@ def test_nobody_is_kept_where_that_is_not_wanted_or_others_have_yet_to_start(sta
 
 # What a process may have opened before it is asked; each is closed before the next.
 OPENED = """
-import json, os, select, socket, sys, tempfile, threading
+import fcntl, json, os, select, socket, sys, threading
 from jobs.worker.forkserver import is_forkable
+
+def locked(file):
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 found = {"nothing": is_forkable()}
 for name, open_it in {
     "a log file": lambda: open(sys.argv[1], "a"),
     "a source of random numbers": lambda: open("/dev/urandom", "rb"),
     "a file that is read": lambda: open(sys.argv[1], "rb"),
-    "a lock": lambda: open(sys.argv[1], "w"),
+    "a file that is written": lambda: open(sys.argv[1], "w"),
+    "a log file that is read, too": lambda: open(sys.argv[1], "a+"),
+    "a lock": lambda: locked(open(sys.argv[1], "a")),
     "a connection": lambda: socket.socket(),
     "an event loop": lambda: select.epoll(),
 }.items():
@@ -166,6 +175,8 @@ def test_a_process_is_forked_only_if_all_that_it_has_opened_can_be_shared(tmp_pa
         "a log file": True,
         "a source of random numbers": True,
         "a file that is read": False,
+        "a file that is written": False,
+        "a log file that is read, too": False,
         "a lock": False,
         "a connection": False,
         "an event loop": False,
@@ -190,3 +201,45 @@ def test_the_dead_whom_nobody_knows_are_collected_and_others_are_left_to_who_wai
     with pytest.raises(ChildProcessError):
         os.waitpid(unknown.pid, 0)
     unknown.wait()
+
+
+def test_many_dead_whom_nobody_knows_are_collected_at_once():
+    unknown = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(3)]
+    for process in unknown:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    strangers = Strangers()
+
+    strangers.collect(set(), 0.0)
+    strangers.collect(set(), STRANGER_SECONDS)
+
+    for process in unknown:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+        process.wait()
+
+
+@pytest.mark.parametrize("room", range(7))
+def test_a_supervisor_that_may_open_no_more_keeps_its_fork_server_and_leaves_nothing_open(monkeypatch, room):
+    monkeypatch.setattr("jobs.worker.nursery.Child", Child)
+    nursery = Nursery(server := kept())
+    before = set(os.listdir("/proc/self/fd"))
+    files, limits = [], resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, before)) + 1 + room
+    try:
+        # Whatever is free below the limit is taken, but for as many.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, limits[1]))
+        with suppress(OSError):
+            while True:
+                files.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(room):
+            os.close(files.pop())
+        with pytest.raises(OSError, match="Too many open files"):
+            nursery.child()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in files:
+            os.close(file)
+
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert nursery.kept is server
+    assert not server.dismissed
