@@ -38,12 +38,31 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     add("--list", action="store_true", help="name the cases and do nothing")
     add("--case", nargs="+", default=[], metavar="NAME", help="only these: drain, drain.noop.1x4, drain.*.1x4")
     add("--db", choices=[*BOTH, "both"], default="both", help="default: both")
-    add("--runs", type=int, default=3, metavar="N", help="pairs of each case; default: 3")
-    add("--scale", type=float, default=1.0, metavar="F", help="how much of the full size; default: 1")
+    add("--runs", type=count, default=3, metavar="N", help="pairs of each case; default: 3")
+    add("--scale", type=size, default=1.0, metavar="F", help="how much of the full size; default: 1")
     add("--bars", action="store_true", help="hold the figures against their bars; exit 1 below one")
     add("--json", metavar="FILE", help="write the figures for machines; -: to stdout, and no table")
     add("--svg", metavar="FILE", help="draw the rows of growth")
-    return parser.parse_args(given)
+    found = parser.parse_args(given)
+    # Not only when all is measured.
+    for path in filter(None, (found.svg, found.json if found.json != "-" else None)):
+        if Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK):
+            parser.error(f"{path} cannot be written")
+    if found.svg and not any(case.name.startswith("growth.") for case in matching(found.case)):
+        parser.error("--svg draws the rows of growth, and none of these cases is one: add --case growth")
+    return found
+
+
+def count(text: str) -> int:
+    if (found := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
+    return found
+
+
+def size(text: str) -> float:
+    if not 0 < (found := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return found
 
 
 @contextmanager

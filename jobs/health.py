@@ -15,6 +15,9 @@ from .storage import storage
 MAX_CLOCK_DIFFERENCE = timedelta(seconds=2)
 # A queue whose oldest job waits longer than this has too few workers, or none.
 MAX_WAIT = timedelta(minutes=5)
+# During a deploy, jobs of new code may meet workers of old code for so long.
+MAX_HELD = timedelta(minutes=1)
+MOST_NAMED = 3
 # A schedule that is later than this has no worker that looks after it.
 MAX_LATE = timedelta(minutes=1)
 
@@ -120,6 +123,20 @@ def full() -> Finding:
     return Finding("full", True, "No queue is full.")
 
 
+def held() -> Finding:
+    found = stats.held(storage().now())
+    names = ", ".join(found.tasks[:MOST_NAMED]) + (" and others" if len(found.tasks) > MOST_NAMED else "")
+    if found.longest > MAX_HELD:
+        message = (
+            f"{found.jobs} jobs wait for a worker that knows their task: {names}. "
+            "The log of the workers says why under `task unknown`: deploy the code, or mend its import."
+        )
+        return Finding("held", False, message)
+    if found.jobs:
+        return Finding("held", True, f"{found.jobs} jobs have just met a worker of other code: {names}.")
+    return Finding("held", True, "No job waits for a worker that knows its task.")
+
+
 def leases() -> Finding:
     count = stats.expired_leases(storage().now())
     if count:
@@ -150,6 +167,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     clock,
     workers,
     waiting,
+    held,
     paused,
     full,
     leases,

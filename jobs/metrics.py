@@ -59,6 +59,9 @@ METRICS = {
     "jobs_queue_full": Described("gauge", ("queue",), "1 while a queue with max_depth or max_age takes no more."),
     "jobs_running": Described("gauge", (), f"Running jobs. {CAPPED}"),
     "jobs_dead": Described("gauge", (), f"Jobs that wait in the dead-letter queue. {CAPPED}"),
+    "jobs_held": Described(
+        "gauge", ("queue",), f"Jobs put off because no worker that met them knows their task. {CAPPED}"
+    ),
     "jobs_leases_expired": Described(
         "gauge", (), f"Running jobs whose lease has expired and that nobody took back yet. {CAPPED}"
     ),
@@ -131,6 +134,7 @@ class DatabaseCollector(Collector):
         yield gauge("jobs_queue_full", full)
         yield gauge("jobs_running", [((), sum(queue.running for queue in queues))])
         yield gauge("jobs_dead", [((), sum(queue.dead for queue in queues))])
+        yield gauge("jobs_held", [((queue.name,), queue.held) for queue in queues])
         yield gauge("jobs_leases_expired", [((), stats.expired_leases(now))])
         yield gauge("jobs_workers_alive", [((), workers.alive)])
         yield gauge("jobs_workers_stale", [((), workers.stale)])

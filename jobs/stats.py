@@ -4,7 +4,7 @@ Every number is counted up to `MAX_COUNTED` and means "at least" there. The SQL 
 partial index serves a query only when the planner can see its condition in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,8 +100,8 @@ SELECT COUNT(*) FROM (
 
 # How many of the first `max_counted` jobs in the state each queue has, and when the first of them is due.
 FIRST_ONES = """
-SELECT queue_name, COUNT(*), MIN(run_after) FROM (
-    SELECT queue_name, run_after FROM {jobs} WHERE state = '{state}' ORDER BY {order} LIMIT {max_counted}
+SELECT queue_name, COUNT(*), MIN(run_after), COUNT(held_since) FROM (
+    SELECT queue_name, run_after, held_since FROM {jobs} WHERE state = '{state}' ORDER BY {order} LIMIT {max_counted}
 ) AS first_ones
 GROUP BY queue_name ORDER BY queue_name LIMIT {max_queues}
 """
@@ -155,6 +155,7 @@ class QueueFigures:
     running: int = 0
     dead: int = 0
     oldest: timedelta | None = None
+    held: int = 0  # of the scheduled ones: no worker that met them knows their task
 
     def depths(self) -> Iterator[tuple[str, int]]:
         for state in ("scheduled", "ready", BLOCKED, "running", "dead"):
@@ -183,8 +184,9 @@ def queues(now: datetime) -> list[QueueFigures]:
         of(name).blocked = blocked
     waiting = [(name, moment(since)) for name, since in rows(OLDEST_READY)]
     for state, order in ORDERS.items():
-        for name, count, due in rows(FIRST_ONES, state=state.value, order=order):
+        for name, count, due, held_back in rows(FIRST_ONES, state=state.value, order=order):
             setattr(of(name), state.value, count)
+            of(name).held += held_back
             if state == State.SCHEDULED and moment(due) <= now:
                 waiting.append((name, moment(due)))
     for name, since in waiting:
@@ -241,6 +243,24 @@ def workers(now: datetime) -> WorkerFigures:
 def expired_leases(now: datetime) -> int:
     """Return how many running jobs nobody renews: housekeeping should have taken them back."""
     return counted(Job.objects.running().filter(lease_expires_at__lt=now))
+
+
+@dataclass(frozen=True)
+class HeldFigures:
+    """Jobs that no worker knew how to run: how many, for how long the first of them, and of which tasks."""
+
+    jobs: int
+    longest: timedelta
+    tasks: Sequence[str]
+
+
+def held(now: datetime) -> HeldFigures:
+    """Return which of the jobs that are due next were put off, because no worker that met them knows their task."""
+    first = Job.objects.filter(state=State.SCHEDULED).order_by("run_after", "id")[:MAX_COUNTED]
+    known = first.values_list("held_since", "task_path")
+    found = [(moment, task) for moment, task in known if moment is not None]
+    since = min((moment for moment, _ in found), default=now)
+    return HeldFigures(len(found), now - since, sorted({task for _, task in found}))
 
 
 def counted(queryset: "models.QuerySet[Any]", limit: int = MAX_COUNTED) -> int:

@@ -72,17 +72,29 @@ class Forked:
         return code
 
 
-def is_forkable(own: Collection[int] = ()) -> bool:
-    """Say whether a fork of this process would work: it has one thread, and opened nothing that two cannot share.
+def why_not_forkable(own: Collection[int] = ()) -> str:
+    """Say why a fork of this process would not work; nothing where it would.
 
-    Other threads would be missing in the fork, with the locks that they hold. `own` descriptors are looked after, and
-    the standard streams are shared anyway. Anywhere but on Linux the answer is no.
+    It has to have one thread, as others would be missing in the fork, with the locks that they hold, and nothing open
+    that two cannot share. `own` descriptors are looked after, and the standard streams are shared anyway.
     """
     try:
         names = {int(name) for name in os.listdir("/proc/self/fd")}
     except OSError:
-        return False
-    return has_one_thread() and all(can_be_shared(name) for name in names - {0, 1, 2} - set(own))
+        return "this system has no /proc"
+    if not has_one_thread():
+        return "loading the code has started a thread"
+    for name in sorted(names - {0, 1, 2} - set(own)):
+        if not can_be_shared(name):
+            return f"descriptor {name} is open, which two processes cannot share: {target_of(name)}"
+    return ""
+
+
+def target_of(descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return "unknown"
 
 
 def has_one_thread() -> bool:

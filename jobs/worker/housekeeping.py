@@ -126,11 +126,10 @@ class Housekeeping:
     def start(self) -> None:
         self.thread.start()
 
-    def stop(self, seconds: float) -> None:
-        """End after the chores that are left, for at most so long."""
+    def stop(self) -> None:
+        """Have its thread end after the chores that are left."""
         self.stopping = True
         self.bell.set()
-        self.thread.join(seconds)
 
     def chore(self, act: Callable[[], list[Settlement]]) -> None:
         """Do this as soon as the database allows, and not before it has succeeded."""
@@ -230,7 +229,7 @@ class Housekeeping:
     def reap(self) -> None:
         while reaped := lifecycle.reap():
             self.patience.again()
-            log.warning("leases reaped", extra={"jobs": len(reaped)})
+            log.warning("leases reaped", extra={"jobs": sorted(s.lease.id for s in reaped)})
             self.settled(reaped)
             if len(reaped) < lifecycle.BATCH:
                 return

@@ -6,7 +6,7 @@ import select
 import time
 
 from .child import Child
-from .forkserver import BIRTH_SECONDS, CannotFork, NoAnswer, is_forkable
+from .forkserver import BIRTH_SECONDS, CannotFork, NoAnswer, why_not_forkable
 from .process import fork_here, load
 
 log = logging.getLogger("jobs")
@@ -35,7 +35,8 @@ class Nursery:
         # What is collected now need not be in each fork, whose memory then stays the same and shared.
         gc.collect()
         gc.freeze()
-        if not is_forkable():
+        if why := why_not_forkable():
+            log.info("each process loads the code anew, as none can be forked", extra={"why": why})
             return cls(renews=renews)
         try:
             kept = Child(fork_here)
@@ -71,9 +72,11 @@ class Nursery:
         """Give up a process that ended, and keep another where no process that is to work has yet to start."""
         now = time.monotonic()
         if (kept := self.kept) and (
-            kept.process.poll() is not None or (not kept.has_loaded() and now - kept.born_at > START_SECONDS)
+            (code := kept.process.poll()) is not None or (not kept.has_loaded() and now - kept.born_at > START_SECONDS)
         ):
-            # Whatever ails it, the next process in a seat has it too, and is reported.
+            # Whatever ails it, the next process in a seat has it too.
+            what = "fork server" if kept.forks else "spare process"
+            log.warning(f"{what} lost", extra={"pid": kept.process.pid, "exit_code": code})
             self.lose()
         if self.renews and not self.kept and may_start and now >= self.again_at:
             try:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .child import BOOT
-from .forkserver import Forked, bear, call_itself, is_forkable
+from .forkserver import Forked, bear, call_itself, why_not_forkable
 from .plan import DRAIN, EXIT_CONFIGURATION, EXIT_DONE, EXIT_GRACE_OVER, STOP_NOW, Ends, Plan
 from .slots import Slots
 
@@ -140,6 +140,8 @@ class Process:
                 self.engine.drain(self.plan.grace_seconds)
             elif order == STOP_NOW:
                 self.engine.drain(0)
+        if not self.engine.draining:
+            log.error("supervisor is gone, this process ends with its jobs", extra={"worker_id": self.plan.worker_id})
         self.engine.drain(self.plan.grace_seconds)
 
 
@@ -183,7 +185,7 @@ def wait_for_plan(ends: Ends) -> tuple[Ends, Any, bytes]:
     """
     orders = os.fdopen(ends.orders, "rb", buffering=0)
     with socket.socket(fileno=ends.births) as births:
-        forks = is_forkable(ends)
+        forks = not why_not_forkable(ends)
         if not select.select([ends.orders], [], [], 0)[0]:
             tidy_up_while_waiting()
             call_itself("jobs-forkserver" if forks else "jobs-spare")

@@ -29,9 +29,10 @@ from .takeback import Takeback, leaves_suspects, taking_back
 log = logging.getLogger("jobs")
 
 LOOK_SECONDS = 0.25
+SOON_SECONDS = 0.05
 CALM_LOOK_SECONDS = 1.0  # with nothing under way but jobs; signals, reports and deaths are noticed at once
 KILL_AFTER_SECONDS = 5.0  # beyond the grace, for a process that does not end by itself
-LAST_CHORES_SECONDS = 30.0
+LAST_CHORES_SECONDS = 8.0  # beyond the end of the last process, for taking back what it held
 CHORE_SECONDS = 10.0  # the longest pause of housekeeping, and some more
 AWAY_SECONDS = 2.0  # between two looks: this process was paused itself
 START_AGAIN_SECONDS = 1.0  # after the host allowed no more processes
@@ -114,7 +115,7 @@ class Supervisor:
                 if self.stopping and not any(seat.child for seat in self.all_seats()):
                     break
                 self.wait()
-        self.housekeeping.stop(LAST_CHORES_SECONDS)
+            self.finish_chores()
         self.say_goodbye()
         return self.exit_code
 
@@ -250,11 +251,13 @@ class Supervisor:
         if child.killed or not (overdue or frozen):
             return
         if overdue:
-            log.error("process replaced: jobs ignored their timeout", extra={"jobs": sorted(overdue)})
+            told = {"worker_id": child.worker_id, "jobs": sorted(overdue)}
+            log.error("process replaced: jobs ignored their timeout", extra=told)
             child.stuck = overdue
         else:
             running = sorted(child.slots.started())
-            log.error("process replaced: it stood still", extra={"loops": frozen, "running": running})
+            told = {"worker_id": child.worker_id, "loops": frozen, "running": running}
+            log.error("process replaced: it stood still", extra=told)
             child.frozen = frozen
         child.kill()
 
@@ -354,11 +357,26 @@ class Supervisor:
                     log.error("process killed after the grace", extra={"worker_id": seat.child.worker_id})
                     seat.child.kill()
 
+    def finish_chores(self) -> None:
+        """Let housekeeping come to its end, but wait for no database for long, and at a second signal for none."""
+        self.housekeeping.stop()
+        before, until = self.signals, time.monotonic() + LAST_CHORES_SECONDS
+        while self.housekeeping.thread.is_alive():
+            self.housekeeping.thread.join(SOON_SECONDS)
+            self.housekeeping.patience.look(time.monotonic())
+            self.obey_signals()
+            was_told_again = self.signals > max(before, 1)
+            if was_told_again or time.monotonic() >= until:
+                then = "what it held is taken over when its leases end"
+                log.warning("worker stops without the database", extra={"tree": self.name, "then": then})
+                return
+
     def say_goodbye(self) -> None:
         if self.tree.drain and self.housekeeping.findings.drained:
             left = self.housekeeping.findings.left
             text = ", ".join(f"{number} {kind}" for kind, number in left.items()) or "nothing"
-            self.say(f"Drained. Left: {text}.")
+            with contextlib.suppress(Exception):  # nobody listens any more, which changes nothing
+                self.say(f"Drained. Left: {text}.")
         log.info("worker stopped", extra={"tree": self.name, "exit_code": self.exit_code})
 
 

@@ -26,6 +26,8 @@ def taking_back(child: Child, code: int, remains: Remains, options: Options) -> 
         return partial(lifecycle.take_back_frozen, worker_id, remains)
     if child.killed or (child.said_goodbye and code in (EXIT_DONE, EXIT_GRACE_OVER)):
         why = "its worker was stopped while it ran"
+        if remains.running:
+            log.warning("runs cut off", extra={"worker_id": worker_id, "jobs": sorted(remains.running)})
         return partial(lifecycle.take_back_stopped, worker_id, remains, why)
     log.error("process died", extra={"worker_id": worker_id, "exit_code": code, "running": sorted(remains.running)})
     return partial(lifecycle.take_back_lost, worker_id, remains)

@@ -86,7 +86,8 @@ class Watchdog:
     def weigh(self, most: int) -> None:
         """Have the process end when it has taken too much memory, once all that it holds is done."""
         if not self.engine.draining and (taken := resident_mib()) > most:
-            log.warning("process has taken its memory", extra={"mib": taken, "max_memory": most})
+            told = {"worker_id": self.engine.plan.worker_id, "mib": taken, "max_memory": most}
+            log.warning("process has taken its memory, and is replaced once its jobs are done", extra=told)
             self.engine.draining = True
             self.engine.ring()
 

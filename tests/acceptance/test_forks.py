@@ -140,6 +140,7 @@ def test_a_fork_server_whose_supervisor_is_killed_ends_by_itself(tree, eventuall
 
     eventually(lambda: not tree.processes(), within=10)
     assert "Traceback" not in tree.log()
+    assert "supervisor is gone" in tree.log()
 
 
 def test_a_fork_server_that_is_killed_costs_nobody_anything(tree, ledger, eventually):
@@ -150,6 +151,7 @@ def test_a_fork_server_that_is_killed_costs_nobody_anything(tree, ledger, eventu
     server.wait(5)
 
     with_one_waiting(tree, eventually)
+    assert "fork server lost" in tree.log()
     assert at_work() == {worker}
     # Who was forked by the dead one is still a child of the supervisor, which sees what it dies of.
     held, pid = hold_and_kill(tree, ledger, eventually)
@@ -180,6 +182,7 @@ def test_where_loading_the_code_opens_what_no_fork_may_inherit_a_spare_is_kept(
     tree = with_one_waiting(worker(*LONG_LEASE, **environ).wait_ready(), eventually)
     spare = one_that_waits(tree)
     assert spare.name() == "jobs-spare"
+    assert "each process loads the code anew, as none can be forked" in tree.log()
 
     held, pid = hold_and_kill(tree, ledger, eventually)
 

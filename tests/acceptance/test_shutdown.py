@@ -5,6 +5,8 @@ import pytest
 from jobs import enqueue_many
 from jobs.models import Attempt, Job
 from jobs.states import State
+from jobs.worker.plan import EXIT_SECOND_SIGNAL
+from jobs.worker.supervisor import LAST_CHORES_SECONDS
 from tests.acceptance import tasks
 from tests.acceptance.rows import have_state, have_succeeded, outcomes_of, row_of
 
@@ -58,6 +60,7 @@ def test_a_job_longer_than_the_grace_is_released_once_its_process_is_dead(worker
     tree.terminate()
 
     eventually(lambda: have_state(State.READY, held, ahold), within=10)
+    assert f'jobs="[{held.id}, {ahold.id}]"' in tree.log().partition("runs cut off")[2]
     assert not tree.children()
     assert tree.exit_code() == 0
     for result in (held, ahold):
@@ -93,3 +96,30 @@ def test_ctrl_c_reaches_the_whole_group_and_counts_once(worker, ledger, eventual
     assert tree.exit_code(within=15) == 0
     assert have_succeeded(*held)
     assert not Attempt.objects.exists()
+
+
+@pytest.fixture
+def cut_off(worker, eventually):
+    """A worker whose database has never answered."""
+    tree = worker(*POLL, "--grace", "1", DATABASE_URL="postgresql://127.0.0.1:1/nothing").wait_ready()
+    eventually(lambda: "housekeeping failed" in tree.log(), within=10)
+    return tree
+
+
+@pytest.mark.any_database
+def test_a_worker_whose_database_is_away_does_not_wait_for_it_for_long(cut_off):
+    cut_off.terminate()
+
+    assert cut_off.exit_code(within=LAST_CHORES_SECONDS + 5) == 0
+    assert "worker stops without the database" in cut_off.log()
+
+
+@pytest.mark.any_database
+def test_a_second_signal_ends_that_wait(cut_off, eventually):
+    cut_off.terminate()
+    eventually(lambda: len(cut_off.processes()) == 1, within=5)
+
+    cut_off.terminate()
+
+    assert cut_off.exit_code(within=2) == EXIT_SECOND_SIGNAL
+    assert "Traceback" not in cut_off.log()

@@ -39,6 +39,23 @@ def test_a_run_measures_both_sides_of_each_pair(vendor):
 
 
 @pytest.mark.any_database
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--runs", "0"], "a whole number from 1"),
+        (["--scale", "nan"], "a number above 0"),
+        (["--json", "/nowhere/at/all.json"], "cannot be written"),
+        (["--svg", "curve.svg", "--case", "enqueue.one"], "--case growth"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_refused_before_anything_is_measured(given, why):
+    done = run("sqlite", *given)
+
+    assert done.returncode == 2
+    assert why in done.stderr
+
+
+@pytest.mark.any_database
 def test_an_unknown_case_is_no_run():
     done = run("sqlite", "--case", "drain.noop.1x1", "drain.nothing")
 

@@ -104,6 +104,21 @@ def test_a_job_that_waits_too_long_is_a_finding_that_names_its_queue():
 
 
 @pytest.mark.django_db
+def test_jobs_that_no_worker_knows_how_to_run_are_a_finding_that_names_their_tasks():
+    now = timezone.now()
+    soon = {"queue_name": "q", "state": "scheduled", "enqueued_at": now, "run_after": now}
+    Job.objects.create(task_path="shop.tasks.later", **soon)
+    job = Job.objects.create(task_path="shop.tasks.unknown", held_since=now, **soon)
+    assert health.held().ok
+
+    Job.objects.filter(pk=job.pk).update(held_since=now - timedelta(minutes=2))
+
+    finding = health.held()
+    assert not finding.ok
+    assert "1 jobs wait for a worker that knows their task: shop.tasks.unknown." in finding.message
+
+
+@pytest.mark.django_db
 def test_an_expired_lease_is_a_finding():
     now = timezone.now()
     Job.objects.create(

@@ -30,6 +30,7 @@ def queue(db, settings):
             Job(**fields, queue_name="email", state="ready", ready_at=now - timedelta(seconds=90)),
             Job(**fields, queue_name="email", state="ready", ready_at=now),
             Job(**fields, queue_name="email", state="dead", finished_at=now),
+            Job(**fields, queue_name="email", state="scheduled", run_after=now, held_since=now),
             Job(**fields, queue_name="sms", state="ready", ready_at=now - timedelta(days=1)),
         ]
     )
@@ -49,6 +50,7 @@ def test_the_gauges_tell_depth_age_pause_and_workers(client):
     assert 90 <= found["jobs_oldest_claimable_age_seconds", "email"] < 150
     assert found["jobs_oldest_claimable_age_seconds", "sms"] == 0
     assert found["jobs_queue_paused", "sms"] == 1
+    assert found["jobs_held", "email"] == 1
     assert found["jobs_running",] == found["jobs_leases_expired",] == 0
     assert found["jobs_workers_alive",] == 1
 

@@ -17,7 +17,7 @@ from jobs.models import Job, Queue
 from jobs.models.queue import Grant
 from jobs.outcomes import Released, Snoozed, Succeeded
 from jobs.states import State
-from jobs.storage import Claim, Keys, NewJob, storage
+from jobs.storage import Claim, Keys, NewJob, is_locked, storage
 from jobs.storage import base as module
 from jobs.verdicts import settlement
 from tests.storage.test_contract import Portable
@@ -260,7 +260,7 @@ def test_workers_that_ask_at_once_get_no_more_together(limits):
     found = at_once(*[hammer] * 4)
 
     errors = [error for error in found if isinstance(error, BaseException)]
-    assert not [error for error in errors if not module.is_locked(error)], errors
+    assert not [error for error in errors if not is_locked(error)], errors
     assert Job.objects.running().count() == 7
 
 

@@ -136,13 +136,13 @@ def test_nobody_is_kept_where_that_is_not_wanted_or_others_have_yet_to_start(sta
 # What a process may have opened before it is asked; each is closed before the next.
 OPENED = """
 import fcntl, json, os, select, socket, sys, threading
-from jobs.worker.forkserver import is_forkable
+from jobs.worker.forkserver import why_not_forkable
 
 def locked(file):
     fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
-found = {"nothing": is_forkable()}
+found = {"nothing": why_not_forkable()}
 for name, open_it in {
     "a log file": lambda: open(sys.argv[1], "a"),
     "a source of random numbers": lambda: open("/dev/urandom", "rb"),
@@ -154,14 +154,14 @@ for name, open_it in {
     "an event loop": lambda: select.epoll(),
 }.items():
     with open_it():
-        found[name] = is_forkable()
+        found[name] = why_not_forkable()
 both = os.pipe()
-found["a pipe"], found["a pipe of its own"] = is_forkable(), is_forkable(both)
+found["a pipe"], found["a pipe of its own"] = why_not_forkable(), why_not_forkable(both)
 for end in both:
     os.close(end)
 gate = threading.Event()
 threading.Thread(target=gate.wait).start()
-found["a thread"] = is_forkable()
+found["a thread"] = why_not_forkable()
 gate.set()
 print(json.dumps(found))
 """
@@ -170,7 +170,10 @@ print(json.dumps(found))
 def test_a_process_is_forked_only_if_all_that_it_has_opened_can_be_shared(tmp_path):
     ran = subprocess.run([sys.executable, "-c", OPENED, str(tmp_path / "file")], capture_output=True, text=True)
 
-    assert json.loads(ran.stdout or "{}") == {
+    reasons = json.loads(ran.stdout or "{}")
+    assert reasons["a thread"] == "loading the code has started a thread"
+    assert f"cannot share: {tmp_path / 'file'}" in reasons["a lock"]
+    assert {name: not why for name, why in reasons.items()} == {
         "nothing": True,
         "a log file": True,
         "a source of random numbers": True,

@@ -31,6 +31,7 @@ def child(supervisor):
     slots = Slots.create(2)
     found: Any = Child.__new__(Child)
     found.slots, found.beats = slots, slots.beats()
+    found.plan = supervisor.tree.plan
     found.ready, found.ending, found.killed = True, False, False
     found.stuck, found.frozen = set(), []
     found.started_at = time.monotonic()
@@ -46,6 +47,19 @@ def look(supervisor, child, seconds: float, was_away: bool = False, beating: tup
     for loop in beating:
         child.slots.beat(loop)
     supervisor.look_after(supervisor.seats[0], child, child.started_at + seconds, was_away)
+
+
+def test_a_drain_that_nobody_listens_to_any_more_has_succeeded_all_the_same(supervisor):
+    def say(text):
+        raise BrokenPipeError
+
+    supervisor.tree.drain = True
+    supervisor.say = say
+    supervisor.housekeeping.findings.drained = True
+
+    supervisor.say_goodbye()
+
+    assert supervisor.exit_code == EXIT_DONE
 
 
 def test_a_process_whose_loops_go_on_is_left_alone(supervisor, child):

@@ -1,5 +1,7 @@
 """`manage.py jobs`: look at the queue and act on it from a shell."""
 
+import os
+import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -23,5 +25,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **given: Any) -> None:
         try:
             given["run"](given, Printer(self.stdout, self.stderr, given.get("json", False)))
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Whoever reads has seen enough. Nothing more can be written there, not even when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
         except Error as error:
             raise CommandError(f"The database did not answer as expected: {str(error).strip()}") from error

@@ -8,11 +8,13 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, connections
+from django.utils.module_loading import import_string
 
 from jobs import conf, health, lifecycle
+from jobs.backend import JobsBackend
 from jobs.logs import speak_where_nobody_listens
 from jobs.metrics import serve
-from jobs.models import Queue
+from jobs.states import ENDED
 from jobs.storage import storage
 from jobs.tally import Merged
 from jobs.worker.nursery import Nursery
@@ -44,6 +46,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **given: Any) -> None:
         options = conf.options()
         lengths = {name: given[name] if given[name] is not None else getattr(options, name) for name in LENGTHS}
+        if not lengths["lease"]:
+            raise CommandError("--lease must be longer than nothing: nobody could keep such a lease")
         heartbeat = given["heartbeat"] or (lengths["lease"] / 3 if given["lease"] else options.heartbeat_interval)
         if heartbeat > lengths["lease"] / 2:
             raise CommandError("--heartbeat must be at most half of the lease: one missed beat would lose it")
@@ -88,10 +92,12 @@ class Command(BaseCommand):
 
 
 def check(queues: list[str]) -> None:
-    """Raises: CommandError where the tables of jobs do not exist yet, or for a queue that is none.
+    """Raises: CommandError where no jobs can be, the tables of jobs do not exist yet, or for a queue that is none.
 
     A database that does not answer may come back: the worker waits for it.
     """
+    if not has_our_backend():
+        raise CommandError(f"No backend in TASKS is {conf.BACKEND}: add it to the settings that this worker runs with.")
     try:
         finding = health.migrations("jobs")
         if not finding.ok:
@@ -99,13 +105,22 @@ def check(queues: list[str]) -> None:
         lifecycle.follow_settings()
         known = conf.queues()
         # What is left in a queue that the settings no longer name can still be run.
-        left = set(storage().rows(Queue).filter(name__in=queues).values_list("name", flat=True)) if queues else set()
-        if unknown := [name for name in queues if known and name not in known | left]:
+        if unknown := [name for name in queues if known and name not in known and not has_jobs(name)]:
             raise CommandError(f"There is no queue {unknown[0]!r}.{conf.nearest(unknown[0], dict.fromkeys(known))}")
     except Error as error:
         log.warning("database does not answer yet", extra={"error": str(error).strip()})
     finally:
         connections.close_all()
+
+
+def has_our_backend() -> bool:
+    found = [import_string(params["BACKEND"]) for params in getattr(settings, "TASKS", {}).values()]
+    return any(issubclass(backend, JobsBackend) for backend in found)
+
+
+def has_jobs(queue_name: str) -> bool:
+    """Say whether a queue has jobs that are not over."""
+    return bool(storage().jobs.filter(queue_name=queue_name).exclude(state__in=ENDED).exists())
 
 
 LENGTHS = {
