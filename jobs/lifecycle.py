@@ -182,7 +182,7 @@ def replay(letters: Iterable[DeadLetter], *, by: str, happened: bool | None = No
 def replay_one(letter: DeadLetter, by: str, happened: bool | None) -> None:
     uncertain = letter.reason == Reason.UNCERTAIN
     if uncertain and happened is None:
-        raise Skipped("it is uncertain whether the effect happened: say so, by --happened or --not-happened")
+        raise Skipped("it is uncertain whether the effect happened; say which: it happened, or it did not")
     if not uncertain and happened is not None:
         raise Skipped("it is not uncertain; replay it without an answer")
     store = storage()

@@ -229,7 +229,8 @@ class Housekeeping:
     def reap(self) -> None:
         while reaped := lifecycle.reap():
             self.patience.again()
-            log.warning("leases reaped", extra={"jobs": sorted(s.lease.id for s in reaped)})
+            workers = sorted({s.lease.worker_id for s in reaped})
+            log.warning("leases reaped", extra={"jobs": len(reaped), "workers": workers})
             self.settled(reaped)
             if len(reaped) < lifecycle.BATCH:
                 return

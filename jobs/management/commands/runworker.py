@@ -114,6 +114,7 @@ def check(queues: list[str]) -> None:
 
 
 def has_our_backend() -> bool:
+    """Say whether jobs can come from this project: its backend is ours, or a class made of it."""
     found = [import_string(params["BACKEND"]) for params in getattr(settings, "TASKS", {}).values()]
     return any(issubclass(backend, JobsBackend) for backend in found)
 
